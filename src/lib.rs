@@ -1,0 +1,28 @@
+//! A WebSocket server that pushes notifications to every client that says `start`.
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | [`options`] | the command line and its environment variables |
+//! | [`server`] | listening, accepting, the connection limit, the drain |
+//! | `workers` | the threads that connections are dealt out to |
+//! | [`connection`] | one connection from its first byte to its last, and its log lines |
+//! | `handshake` | the upgrade, and each refusal |
+//! | `origin` | which browser origins may connect |
+//! | `session` | the conversation, and the close code of each way to end |
+//! | `liveness` | when a silent client is asked whether it is there |
+//! | [`notifications`] | what is pushed, and when |
+//! | `write`, `linger` | writing in time; closing without losing the last word |
+
+pub mod connection;
+mod handshake;
+mod linger;
+mod liveness;
+pub mod notifications;
+pub mod options;
+mod origin;
+pub mod server;
+mod session;
+mod workers;
+mod write;
+
+pub use origin::AllowedOrigin;

@@ -1,0 +1,112 @@
+//! Whether the peer is still there: when it was last heard from, and when to ask. What is sent and ended then stands in `session`.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// After this long in which nothing came, the peer is sent a ping; after as long again, it is gone.
+/// Half the 60 s after which proxies commonly close what is idle (nginx's `proxy_read_timeout`), with room to spare.
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
+
+/// A stream that knows when a byte last came. (tungstenite tells of whole messages only, not of fragments.)
+#[derive(Debug)]
+pub(crate) struct Heard<S> {
+    stream: S,
+    last: Instant,
+    spoken: bool,
+}
+
+impl<S> Heard<S> {
+    /// Counts from now.
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            last: Instant::now(),
+            spoken: false,
+        }
+    }
+
+    /// When a byte last came, or the connection if none has.
+    pub(crate) fn last(&self) -> Instant {
+        self.last
+    }
+
+    /// Whether a byte ever came.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.spoken
+    }
+}
+
+/// What to do when the alarm goes off.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The peer was heard from meanwhile.
+    Alive,
+    /// Nothing came for [`SILENCE`]: ask with a ping.
+    Silent,
+    /// Nothing came for [`SILENCE`] after the ping either.
+    Gone,
+}
+
+/// The alarm is not moved at every byte: when it goes off, what was heard by then decides, and when to look again.
+#[derive(Debug, Default)]
+pub(crate) struct Liveness {
+    pinged: Option<Instant>,
+}
+
+impl Liveness {
+    /// Judges the silence since `heard`, and says when to look again.
+    pub(crate) fn judge(&mut self, heard: Instant) -> (Verdict, Instant) {
+        let now = Instant::now();
+        match self.pinged {
+            Some(pinged) if heard < pinged => (Verdict::Gone, now),
+            _ if now < heard + SILENCE => (Verdict::Alive, heard + SILENCE),
+            _ => {
+                self.pinged = Some(now);
+                (Verdict::Silent, now + SILENCE)
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.last = Instant::now();
+            self.spoken = true;
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

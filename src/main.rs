@@ -1,0 +1,77 @@
+//! The program: options, log, descriptor limit, listeners, signals, exit status. The server itself is the library.
+
+mod log;
+mod shutdown;
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use tokio::{net::TcpListener, runtime, select, sync::oneshot};
+use tracing::{info, warn};
+use wspush::{
+    notifications::Notifications,
+    options::Options,
+    server::{listen, run},
+};
+
+use crate::shutdown::Signals;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let _log = log::start();
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!(%error, "can't raise the file-descriptor limit");
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(serve(&options))) {
+        Ok(status) => status,
+        Err(error) => {
+            // Not eprintln!, which panics when standard error is broken.
+            let _ = writeln!(io::stderr(), "wspush: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: &Options) -> io::Result<ExitCode> {
+    let mut signals = Signals::catch()?;
+    let listeners = listen(&options.listen).await?;
+    announce(&listeners)?;
+    let interval = options.interval;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = run(
+        listeners,
+        options,
+        move || Notifications::every(interval),
+        async {
+            let _ = stopped.await;
+        },
+    );
+    let second_signal = async {
+        signals.next().await;
+        drop(stop);
+        signals.next().await;
+    };
+    select! {
+        result = serving => result.map(|()| ExitCode::SUCCESS),
+        () = second_signal => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Prints the URL of each listener, for people and for programs that wait for it.
+fn announce(listeners: &[TcpListener]) -> io::Result<()> {
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<io::Result<_>>()?;
+    for address in addresses {
+        info!(%address, "listening");
+        // Standard output may be closed.
+        let _ = writeln!(io::stdout(), "ws://{address}/");
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Where notifications come from: the one thing to replace for a push service of another kind.
+
+use std::{fmt::Write, future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// What is pushed to one client from its `start` on.
+///
+/// The conversation asks for the next notification only while the client keeps up, so nothing is ever queued for it.
+pub trait Source: Send {
+    /// Waits for the next notification; `None` when no more will come. Cancel safe: what was not returned is not lost.
+    fn next(&mut self) -> impl Future<Output = Option<Utf8Bytes>> + Send;
+
+    /// The client could not take the last notification at once, and now has: what came due meanwhile is not to be sent.
+    fn skip_missed(&mut self);
+}
+
+/// `Notification 1` at once, then `Notification k` (k−1) intervals after it.
+///
+/// Due times are counted from the first, so that lateness never adds up, and a late one is caught up with:
+/// only [`Source::skip_missed`] leaves times out, and then the next number comes at the next due time.
+#[derive(Debug)]
+pub struct Notifications {
+    interval: Duration,
+    due: Instant,
+    number: u64,
+}
+
+impl Notifications {
+    /// Starts now.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            interval,
+            due: Instant::now(),
+            number: 1,
+        }
+    }
+}
+
+impl Source for Notifications {
+    async fn next(&mut self) -> Option<Utf8Bytes> {
+        sleep_until(self.due).await;
+        let mut text = String::with_capacity("Notification ".len() + 20);
+        write!(text, "Notification {}", self.number).ok()?;
+        self.number += 1;
+        self.due += self.interval;
+        Some(text.into())
+    }
+
+    fn skip_missed(&mut self) {
+        let late = Instant::now()
+            .saturating_duration_since(self.due)
+            .as_nanos();
+        let missed = late.div_ceil(self.interval.as_nanos());
+        // At most ten seconds of missed milliseconds.
+        self.due += self.interval * u32::try_from(missed).unwrap_or(u32::MAX);
+    }
+}

@@ -1,0 +1,100 @@
+//! The command line, and the environment variables that stand in for it.
+
+use std::{num::NonZero, str::FromStr, time::Duration};
+
+use clap::Parser;
+
+use crate::origin::AllowedOrigin;
+
+/// Pushes `Notification 1`, `Notification 2`, … over WebSocket to every client that says `start`.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(version)]
+pub struct Options {
+    /// Where to listen: on every address that HOST resolves to; port 0 lets the system pick one
+    #[arg(
+        long,
+        env = "WSPUSH_LISTEN",
+        hide_env_values = true,
+        value_name = "HOST:PORT",
+        default_value = "localhost:8080"
+    )]
+    pub listen: HostPort,
+
+    /// Seconds between notifications, such as 0.25; from 0.001 to 86400
+    #[arg(
+        long,
+        env = "WSPUSH_INTERVAL",
+        hide_env_values = true,
+        value_name = "SECONDS",
+        default_value = "2"
+    )]
+    #[arg(value_parser = seconds, allow_hyphen_values = true)]
+    pub interval: Duration,
+
+    /// A browser origin let in besides the server's own, such as `https://app.example`; repeatable; `*` lets every one in
+    #[arg(
+        long,
+        env = "WSPUSH_ALLOW_ORIGIN",
+        hide_env_values = true,
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    pub allow_origin: Vec<AllowedOrigin>,
+
+    /// How many connections there may be at once [default: what the file-descriptor limit leaves]
+    #[arg(
+        long,
+        env = "WSPUSH_MAX_CONNECTIONS",
+        hide_env_values = true,
+        value_name = "N",
+        allow_hyphen_values = true
+    )]
+    pub max_connections: Option<NonZero<u32>>,
+}
+
+/// A host name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name, an IPv4 address, or an IPv6 address without its brackets.
+    pub host: String,
+    /// 0 lets the system pick one.
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = &'static str;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let (host, port) = value.rsplit_once(':').ok_or(NO_HOST_PORT)?;
+        let bracketed = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = match bracketed {
+            Some(address) => address,
+            None if host.contains(':') => return Err(NO_HOST_PORT),
+            None => host,
+        };
+        if host.is_empty() {
+            return Err(NO_HOST_PORT);
+        }
+        let port = port
+            .parse()
+            .map_err(|_| "the port is a number from 0 to 65535, as in localhost:8080")?;
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+const NO_HOST_PORT: &str = "this is HOST:PORT, such as localhost:8080, 0.0.0.0:80 or [::1]:8080";
+
+fn seconds(value: &str) -> Result<Duration, &'static str> {
+    let seconds = value
+        .parse()
+        .ok()
+        .filter(|seconds| (0.001..=86400.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or("the interval is a number of seconds from 0.001 to 86400, such as 0.25")
+}

@@ -1,0 +1,34 @@
+//! The signals: the first SIGTERM or SIGINT stops the server, the second ends the program at once.
+
+use std::io;
+
+use tokio::{
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+/// The signals that ask the program to end.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on. Also ignores SIGHUP, since a server whose terminal is closed is to serve on.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let _hangup = signal(SignalKind::hangup())?;
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
