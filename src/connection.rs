@@ -1,17 +1,17 @@
 //! One connection from its first byte to its last: handshake, conversation, linger, and what the log says of it.
 
-use std::{future::Future, net::SocketAddr, pin::pin};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::{Pin, pin},
+};
 
-use futures_util::SinkExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, protocol::Role},
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use tracing::info;
 
 use crate::{
@@ -20,8 +20,7 @@ use crate::{
     liveness::Heard,
     notifications::Source,
     origin::AllowedOrigin,
-    session::{self, End, Session},
-    write::in_time,
+    session::{Session, config},
 };
 
 /// Serves the client at the other end of `stream` until it is gone or `stopping` is ready.
@@ -38,50 +37,54 @@ pub async fn serve<S, N>(
     N: Source,
 {
     let opened = Instant::now();
+    let mut timer = pin!(sleep_until(opened));
     let mut stopping = pin!(stopping);
+    // In a box, since it needs far more memory than the conversation and is soon over.
+    let opening = Box::pin(open(
+        stream,
+        peer,
+        allowed,
+        timer.as_mut(),
+        stopping.as_mut(),
+    ));
+    let Some(socket) = opening.await else { return };
+    let mut session = Session::new(socket, peer, timer);
+    let end = session.run(start, stopping).await;
+    info!(%peer, %end, notifications = session.pushed, seconds = opened.elapsed().as_secs(), "gone");
+}
+
+/// Performs the handshake. `None` when there was none.
+async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: SocketAddr,
+    allowed: &[AllowedOrigin],
+    timer: Pin<&mut Sleep>,
+    stopping: impl Future<Output = ()>,
+) -> Option<WebSocketStream<Heard<S>>> {
     let mut stream = Heard::new(stream);
-    // In a box of its own, for the handshake needs far more memory than the conversation, which is long.
     let upgraded = select! {
-        upgraded = Box::pin(handshake::upgrade(&mut stream, allowed)) => upgraded,
-        () = &mut stopping => return,
+        upgraded = handshake::upgrade(&mut stream, allowed, timer) => upgraded,
+        () = stopping => return None,
     };
     match upgraded {
         Ok(origin) => info!(%peer, origin, "connected"),
-        Err(Failure::Refused(refusal)) => return refuse(stream, peer, &refusal).await,
-        Err(Failure::Vanished) => return,
+        Err(Failure::Refused(refusal)) => {
+            refuse(stream, peer, refusal).await;
+            return None;
+        }
+        Err(Failure::Vanished) => return None,
     }
-    let mut socket =
-        WebSocketStream::from_raw_socket(stream, Role::Server, Some(session::config())).await;
-    let mut session = Session {
-        socket: &mut socket,
-        peer,
-        source: None,
-        pushed: 0,
-    };
-    let end = session.run(start, stopping).await;
-    info!(%peer, %end, notifications = session.pushed, seconds = opened.elapsed().as_secs(), "gone");
-    close(socket, &end).await;
+    Some(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
 }
 
 /// Answers with `refusal` and closes.
-pub(crate) async fn refuse<S>(mut stream: S, peer: SocketAddr, refusal: &Refusal)
+pub(crate) async fn refuse<S>(mut stream: S, peer: SocketAddr, refusal: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut timer = pin!(sleep_until(Instant::now()));
     info!(%peer, status = refusal.status.as_u16(), reason = refusal.reason, "refused");
-    if refusal.send(&mut stream).await.is_ok() {
-        linger(&mut stream).await;
-    }
-}
-
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>, end: &End) {
-    let said = match end.close_frame() {
-        Some(frame) => in_time(socket.send(Message::Close(Some(frame))))
-            .await
-            .is_ok(),
-        None => matches!(end, End::Closed(_)),
-    };
-    if said {
-        linger(&mut socket.into_inner()).await;
+    if refusal.send(&mut stream, timer.as_mut()).await.is_ok() {
+        linger(&mut stream, timer).await;
     }
 }

@@ -5,13 +5,14 @@
 
 use std::{
     io,
+    pin::Pin,
     time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::Sleep,
 };
 use tokio_tungstenite::tungstenite::{
     Error as WsError,
@@ -29,7 +30,7 @@ use tokio_tungstenite::tungstenite::{
 use crate::{
     liveness::Heard,
     origin::{AllowedOrigin, is_host, may_connect},
-    write::in_time,
+    timed::{self, within},
 };
 
 /// How long the request's head may take from the connection on.
@@ -92,7 +93,11 @@ impl Refusal {
     }
 
     /// Writes the answer, whole (RFC 9112 §4).
-    pub(crate) async fn send(&self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    pub(crate) async fn send(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        timer: Pin<&mut Sleep>,
+    ) -> io::Result<bool> {
         let date = httpdate::fmt_http_date(SystemTime::now());
         let mut answer = format!(
             "HTTP/1.1 {}\r\nDate: {date}\r\n{}",
@@ -109,7 +114,7 @@ impl Refusal {
             )
         };
         answer.push_str(&content);
-        in_time(stream.write_all(answer.as_bytes())).await.map(drop)
+        timed::write(timer, stream.write_all(answer.as_bytes())).await
     }
 }
 
@@ -129,25 +134,19 @@ impl From<io::Error> for Failure {
 pub(crate) async fn upgrade<S>(
     stream: &mut Heard<S>,
     allowed: &[AllowedOrigin],
+    mut timer: Pin<&mut Sleep>,
 ) -> Result<Option<String>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = timeout(HEAD_TIMEOUT, read_head(stream))
-        .await
-        .unwrap_or_else(|_| {
-            let reason = format!(
-                "No whole request head came within {} s of the connection.",
-                HEAD_TIMEOUT.as_secs()
-            );
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, CLOSE, reason).into())
-        })?;
+    let head = within(HEAD_TIMEOUT, timer.as_mut(), read_head(stream)).await;
+    let request = head.unwrap_or_else(|| Err(too_late().into()))?;
     let origin = request.headers().get(ORIGIN).map(quote);
     let response = respond(request, allowed)?;
     let mut answer = Vec::new();
     write_response(&mut answer, &response)
         .map_err(|error| Refusal::bad_request(error.to_string()))?;
-    in_time(stream.write_all(&answer)).await?;
+    timed::write(timer, stream.write_all(&answer)).await?;
     Ok(origin)
 }
 
@@ -184,6 +183,13 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Heard<S>) -> Result<Reques
             None => {}
         }
     }
+}
+
+fn too_late() -> Refusal {
+    let limit = HEAD_TIMEOUT.as_secs();
+    let reason =
+        format!("No whole request head came within {limit} s of the connection. Send it at once.");
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, CLOSE, reason)
 }
 
 fn too_large(what: &str) -> Refusal {

@@ -11,7 +11,7 @@
 //! | `session` | the conversation, and the close code of each way to end |
 //! | `liveness` | when a silent client is asked whether it is there |
 //! | [`notifications`] | what is pushed, and when |
-//! | `write`, `linger` | writing in time; closing without losing the last word |
+//! | `timed`, `linger` | waiting for a peer in bounded time; closing without losing the last word |
 
 pub mod connection;
 mod handshake;
@@ -22,7 +22,7 @@ pub mod options;
 mod origin;
 pub mod server;
 mod session;
+mod timed;
 mod workers;
-mod write;
 
 pub use origin::AllowedOrigin;

@@ -1,17 +1,19 @@
 //! The end of a connection on which the server had the last word, a Close frame or a refusal.
 
 use std::{
+    future::poll_fn,
     mem::MaybeUninit,
     pin::Pin,
     task::{Poll, ready},
     time::Duration,
 };
 
-use std::future::poll_fn;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::timeout,
+    time::Sleep,
 };
+
+use crate::timed::within;
 
 /// How long the peer may take to close its side: some round trips on a bad network.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
@@ -20,14 +22,17 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 ///
 /// A socket closed while bytes from the peer are unread answers with a reset, at which the peer may throw away
 /// what it was told last (RFC 9112 §9.6, RFC 6455 §7.1.1).
-pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+pub(crate) async fn linger(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    timer: Pin<&mut Sleep>,
+) {
     let half_close_and_discard = async {
         if stream.shutdown().await.is_ok() {
             discard(stream).await;
         }
     };
     // The peer's time is up or it has closed: either way the connection is over.
-    let _ = timeout(LINGER, half_close_and_discard).await;
+    within(LINGER, timer, half_close_and_discard).await;
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin)) {

@@ -45,7 +45,7 @@ impl<S> Heard<S> {
     }
 }
 
-/// What to do when the alarm goes off.
+/// What a look after the peer finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The peer was heard from meanwhile.
@@ -56,24 +56,35 @@ pub(crate) enum Verdict {
     Gone,
 }
 
-/// The alarm is not moved at every byte: when it goes off, what was heard by then decides, and when to look again.
-#[derive(Debug, Default)]
+/// When to look after the peer. It is not moved by every byte: what was heard by then decides when the next look is due.
+#[derive(Debug)]
 pub(crate) struct Liveness {
+    pub(crate) due: Instant,
     pinged: Option<Instant>,
 }
 
 impl Liveness {
-    /// Judges the silence since `heard`, and says when to look again.
-    pub(crate) fn judge(&mut self, heard: Instant) -> (Verdict, Instant) {
-        let now = Instant::now();
-        match self.pinged {
-            Some(pinged) if heard < pinged => (Verdict::Gone, now),
-            _ if now < heard + SILENCE => (Verdict::Alive, heard + SILENCE),
-            _ => {
-                self.pinged = Some(now);
-                (Verdict::Silent, now + SILENCE)
-            }
+    pub(crate) fn new(heard: Instant) -> Self {
+        Self {
+            due: heard + SILENCE,
+            pinged: None,
         }
+    }
+
+    pub(crate) fn look(&mut self, heard: Instant) -> Verdict {
+        let now = Instant::now();
+        let verdict = match self.pinged {
+            Some(pinged) if heard < pinged => Verdict::Gone,
+            _ if now < heard + SILENCE => Verdict::Alive,
+            _ => Verdict::Silent,
+        };
+        self.pinged = (verdict == Verdict::Silent).then_some(now);
+        self.due = if verdict == Verdict::Alive {
+            heard
+        } else {
+            now
+        } + SILENCE;
+        verdict
     }
 }
 

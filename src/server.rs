@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -106,7 +110,8 @@ where
     let limit = options
         .max_connections
         .map_or_else(default_limit, u32::from);
-    let (stop, stopping) = watch::channel(());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopping = async { drop(stopped.await) }.boxed().shared();
     let acceptor = Arc::new(Acceptor {
         limit,
         slots: Arc::new(Semaphore::new(limit as usize)),
@@ -140,8 +145,7 @@ fn default_limit() -> u32 {
 struct Service<F> {
     allowed: Vec<AllowedOrigin>,
     start: F,
-    /// Closed when the server stops.
-    stopping: watch::Receiver<()>,
+    stopping: Shared<BoxFuture<'static, ()>>,
 }
 
 struct Acceptor<F> {
@@ -195,9 +199,14 @@ where
             let Ok(stream) = TcpStream::from_std(stream) else {
                 return;
             };
-            let mut stopping = service.stopping.clone();
-            let stopping = async { stopping.changed().await.unwrap_or(()) };
-            serve(stream, peer, &service.allowed, &service.start, stopping).await;
+            serve(
+                stream,
+                peer,
+                &service.allowed,
+                &service.start,
+                service.stopping.clone(),
+            )
+            .await;
             drop(slot);
         });
     }
@@ -206,7 +215,7 @@ where
         let limit = self.limit;
         let refusal = Arc::clone(&self.refusals).acquire_owned().await;
         tokio::spawn(async move {
-            refuse(stream, peer, &Refusal::full(limit)).await;
+            refuse(stream, peer, Refusal::full(limit)).await;
             drop(refusal);
         });
     }

@@ -1,18 +1,19 @@
 //! The conversation after the handshake: what is said to what, and the close code of each way to end (RFC 6455 §5–7).
 
 use std::{
+    convert::Infallible,
     fmt,
     future::{Future, pending},
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
 };
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::sleep,
+    time::Sleep,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -25,9 +26,10 @@ use tokio_tungstenite::{
 use tracing::debug;
 
 use crate::{
-    liveness::{Heard, Liveness, SILENCE, Verdict},
+    linger::linger,
+    liveness::{Heard, Liveness, Verdict},
     notifications::Source,
-    write::in_time,
+    timed,
 };
 
 /// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
@@ -42,9 +44,6 @@ const WRITE_LIMIT: usize = 64 * 1024;
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
 const NO_BINARY: &str = "server doesn't support binary messages";
-
-/// A WebSocket whose stream knows when it was last heard from.
-pub(crate) type Socket<S> = WebSocketStream<Heard<S>>;
 
 /// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB.
 pub(crate) fn config() -> WebSocketConfig {
@@ -71,24 +70,38 @@ pub(crate) enum End {
     Stopping,
     /// The client is gone without a Close frame: end of file, or an error of its socket.
     Vanished(Option<io::ErrorKind>),
-    /// Nothing came from the client for twice [`SILENCE`].
+    /// Nothing came from the client for twice [`SILENCE`](crate::liveness::SILENCE).
     Silent,
-    /// A write made no way for [`WRITE_TIMEOUT`](crate::write::WRITE_TIMEOUT).
+    /// A write made no way for [`WRITE_TIMEOUT`](crate::timed::WRITE_TIMEOUT).
     Stalled,
 }
 
 impl End {
-    /// What the client is told (RFC 6455 §7.4.1): nothing when it has closed, or can't be told any more.
-    pub(crate) fn close_frame(&self) -> Option<CloseFrame> {
+    /// What the client is told last (RFC 6455 §7.4.1); `None` when it is gone or can't be told any more.
+    fn last_words(&self) -> Option<Vec<Message>> {
         let (code, reason) = match self {
-            Self::Closed(_) | Self::Vanished(_) | Self::Silent | Self::Stalled => return None,
-            Self::Binary => (CloseCode::Unsupported, NO_BINARY.into()),
-            Self::Failed(code, reason) => (*code, reason.into()),
-            Self::Exhausted => (CloseCode::Normal, Utf8Bytes::default()),
-            Self::Stopping => (CloseCode::Away, "the server is stopping".into()),
+            Self::Vanished(_) | Self::Silent | Self::Stalled => return None,
+            // tungstenite has answered already.
+            Self::Closed(_) => return Some(Vec::new()),
+            Self::Binary => {
+                return Some(vec![
+                    Message::text(NO_BINARY),
+                    close(CloseCode::Unsupported, NO_BINARY),
+                ]);
+            }
+            Self::Failed(code, reason) => (*code, reason.as_str()),
+            Self::Exhausted => (CloseCode::Normal, "there are no more notifications"),
+            Self::Stopping => (CloseCode::Away, "the server is stopping"),
         };
-        Some(CloseFrame { code, reason })
+        Some(vec![close(code, reason)])
     }
+}
+
+fn close(code: CloseCode, reason: &str) -> Message {
+    Message::Close(Some(CloseFrame {
+        code,
+        reason: reason.into(),
+    }))
 }
 
 impl fmt::Display for End {
@@ -123,103 +136,132 @@ impl From<WsError> for End {
     }
 }
 
-/// One client's conversation, from the end of its handshake to the end of what it says.
+/// One client's conversation, from the end of its handshake to the last that it is told.
 pub(crate) struct Session<'a, S, N> {
-    pub(crate) socket: &'a mut Socket<S>,
-    pub(crate) peer: SocketAddr,
+    socket: WebSocketStream<Heard<S>>,
+    peer: SocketAddr,
+    timer: Pin<&'a mut Sleep>,
+    liveness: Liveness,
     /// Where notifications come from, once the client has said `start`.
-    pub(crate) source: Option<N>,
+    source: Option<N>,
     /// How many notifications were sent.
     pub(crate) pushed: u64,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'_, S, N> {
-    /// Waits for whichever comes first, again and again: the next notification, a message from the client, the
-    /// alarm that looks after a silent client, the server's stopping.
+impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
+    pub(crate) fn new(
+        socket: WebSocketStream<Heard<S>>,
+        peer: SocketAddr,
+        timer: Pin<&'a mut Sleep>,
+    ) -> Self {
+        let liveness = Liveness::new(socket.get_ref().last());
+        Self {
+            socket,
+            peer,
+            timer,
+            liveness,
+            source: None,
+            pushed: 0,
+        }
+    }
+
+    /// Converses until one side ends it, tells the client if that was the server, and closes.
     pub(crate) async fn run(
         &mut self,
         start: impl Fn() -> N,
-        mut stopping: Pin<&mut impl Future<Output = ()>>,
+        stopping: impl Future<Output = ()> + Unpin,
     ) -> End {
-        let mut liveness = Liveness::default();
-        let mut alarm = pin!(sleep(SILENCE));
-        loop {
-            let step = select! {
-                text = next(&mut self.source) => self.push(text).await,
-                message = self.socket.next() => self.hear(message, &start).await,
-                () = &mut alarm => {
-                    let (verdict, again) = liveness.judge(self.socket.get_ref().last());
-                    alarm.as_mut().reset(again);
-                    self.look_after(verdict).await
-                }
-                () = &mut stopping => Err(End::Stopping),
-            };
-            if let Err(end) = step {
-                return end;
-            }
+        let Err(end) = self.converse(start, stopping).await;
+        if let Some(words) = end.last_words()
+            && self.tell(words).await.is_ok()
+        {
+            linger(self.socket.get_mut(), self.timer.as_mut()).await;
         }
+        end
     }
 
-    async fn push(&mut self, text: Option<Utf8Bytes>) -> Result<(), End> {
-        let text = text.ok_or(End::Exhausted)?;
-        let waited = self.send(Message::Text(text)).await?;
-        self.pushed += 1;
-        if waited && let Some(source) = &mut self.source {
-            source.skip_missed();
-        }
-        Ok(())
-    }
-
-    async fn hear(
+    /// Waits for whichever comes first, again and again: the next notification, a message from the client, the time
+    /// to look after a silent client, the server's stopping.
+    async fn converse(
         &mut self,
-        message: Option<Result<Message, WsError>>,
         start: impl Fn() -> N,
-    ) -> Result<(), End> {
-        match message.ok_or(End::Vanished(None))?? {
-            Message::Text(text) => self.hear_text(&text, start).await,
-            Message::Binary(_) => {
-                self.send(Message::text(NO_BINARY)).await?;
-                Err(End::Binary)
+        mut stopping: impl Future<Output = ()> + Unpin,
+    ) -> Result<Infallible, End> {
+        self.timer.as_mut().reset(self.liveness.due);
+        loop {
+            select! {
+                text = next(&mut self.source) => {
+                    self.say(Message::Text(text.ok_or(End::Exhausted)?))?;
+                    let waited = self.flush().await?;
+                    self.pushed += 1;
+                    if let Some(source) = self.source.as_mut().filter(|_| waited) {
+                        source.skip_missed();
+                    }
+                }
+                message = self.socket.next() => {
+                    self.hear(message.ok_or(End::Vanished(None))??, &start)?;
+                    self.flush().await?;
+                }
+                () = self.timer.as_mut() => {
+                    self.look_after()?;
+                    self.flush().await?;
+                }
+                () = &mut stopping => return Err(End::Stopping),
             }
-            // The answers to both are tungstenite's: they wait to be flushed.
-            Message::Ping(_) => self.flush().await,
-            Message::Close(frame) => {
-                self.flush().await?;
-                Err(End::Closed(frame.map(|frame| frame.code)))
-            }
-            Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
 
-    async fn hear_text(&mut self, text: &str, start: impl Fn() -> N) -> Result<(), End> {
+    fn hear(&mut self, message: Message, start: impl Fn() -> N) -> Result<(), End> {
+        match message {
+            Message::Text(text) => self.hear_text(&text, start),
+            Message::Binary(_) => Err(End::Binary),
+            Message::Close(frame) => Err(End::Closed(frame.map(|frame| frame.code))),
+            // tungstenite has an answer to a ping ready.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+        }
+    }
+
+    fn hear_text(&mut self, text: &str, start: impl Fn() -> N) -> Result<(), End> {
         debug!(peer = %self.peer, ?text, "said");
         if self.source.is_some() {
             return Ok(());
         }
-        if text.trim_matches(['\r', '\n']) == START {
-            self.source = Some(start());
-            return Ok(());
+        if text.trim_matches(['\r', '\n']) != START {
+            return self.say(Message::text(WRONG_WORD));
         }
-        self.send(Message::text(WRONG_WORD)).await?;
+        self.source = Some(start());
         Ok(())
     }
 
-    async fn look_after(&mut self, verdict: Verdict) -> Result<(), End> {
+    fn look_after(&mut self) -> Result<(), End> {
+        let verdict = self.liveness.look(self.socket.get_ref().last());
+        self.timer.as_mut().reset(self.liveness.due);
         match verdict {
             Verdict::Alive => Ok(()),
-            Verdict::Silent => self.send(Message::Ping(Bytes::new())).await.map(drop),
+            Verdict::Silent => self.say(Message::Ping(Bytes::new())),
             Verdict::Gone => Err(End::Silent),
         }
     }
 
-    /// Tells whether the client kept the write waiting.
-    async fn send(&mut self, message: Message) -> Result<bool, End> {
-        Ok(in_time(self.socket.send(message)).await?)
+    async fn tell(&mut self, words: Vec<Message>) -> Result<(), End> {
+        for word in words {
+            self.say(word)?;
+        }
+        self.flush().await.map(drop)
     }
 
-    async fn flush(&mut self) -> Result<(), End> {
-        in_time(self.socket.flush()).await?;
-        Ok(())
+    /// Hands a message to the socket, which is always ready for it, since each is flushed before the next.
+    fn say(&mut self, message: Message) -> Result<(), End> {
+        Ok(self.socket.start_send_unpin(message)?)
+    }
+
+    /// Finishes sending what was said and what tungstenite has answered. Tells whether the client kept it waiting.
+    async fn flush(&mut self) -> Result<bool, End> {
+        let waited = timed::write(self.timer.as_mut(), self.socket.flush()).await?;
+        if waited {
+            self.timer.as_mut().reset(self.liveness.due);
+        }
+        Ok(waited)
     }
 }
 
