@@ -50,7 +50,7 @@ pub async fn serve<S, N>(
     let Some(socket) = opening.await else { return };
     let mut session = Session::new(socket, peer, timer);
     let end = session.run(start, stopping).await;
-    info!(%peer, %end, notifications = session.pushed, seconds = opened.elapsed().as_secs(), "gone");
+    info!(%peer, end = end.to_string(), notifications = session.pushed, seconds = opened.elapsed().as_secs(), "gone");
 }
 
 /// Performs the handshake. `None` when there was none.

@@ -8,12 +8,14 @@
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
 //! | `handshake` | the upgrade, and each refusal |
 //! | `origin` | which browser origins may connect |
-//! | `session` | the conversation, and the close code of each way to end |
+//! | `session` | the conversation |
+//! | `end` | the ways a connection ends, and the close code of each |
 //! | `liveness` | when a silent client is asked whether it is there |
 //! | [`notifications`] | what is pushed, and when |
 //! | `timed`, `linger` | waiting for a peer in bounded time; closing without losing the last word |
 
 pub mod connection;
+mod end;
 mod handshake;
 mod linger;
 mod liveness;
