@@ -52,6 +52,21 @@ pub struct Options {
     pub max_connections: Option<NonZero<u32>>,
 }
 
+/// What the program does without arguments, whatever its environment says.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: HostPort {
+                host: "localhost".into(),
+                port: 8080,
+            },
+            interval: Duration::from_secs(2),
+            allow_origin: Vec::new(),
+            max_connections: None,
+        }
+    }
+}
+
 /// A host name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {

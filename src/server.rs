@@ -39,8 +39,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many connections over the limit are told so at once; the next ones wait in the backlog.
 const REFUSALS: u32 = 64;
 
-/// Descriptors that are no connections: standard streams, listeners, and what the runtimes need for each core.
-const OWN_DESCRIPTORS: u32 = 32;
+/// Descriptors for neither connections nor workers: standard streams, listeners, signals, with some to spare.
+const OWN_DESCRIPTORS: u32 = 24;
 
 /// Listens on every address that the host resolves to. An address that this machine does not have is passed over.
 ///
@@ -107,16 +107,15 @@ where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
 {
-    let limit = options
-        .max_connections
-        .map_or_else(default_limit, u32::from);
+    let workers = Workers::start()?;
+    let limits = Limits::new(options, &workers);
     let (stop, stopped) = oneshot::channel::<()>();
     let stopping = async { drop(stopped.await) }.boxed().shared();
     let acceptor = Arc::new(Acceptor {
-        limit,
-        slots: Arc::new(Semaphore::new(limit as usize)),
-        refusals: Arc::new(Semaphore::new(REFUSALS as usize)),
-        workers: Workers::start()?,
+        limits,
+        slots: Arc::new(Semaphore::new(limits.connections as usize)),
+        refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
+        workers,
         service: Arc::new(Service {
             allowed: options.allow_origin.clone(),
             start,
@@ -134,11 +133,26 @@ where
     Ok(())
 }
 
-/// What the descriptor limit leaves for connections.
-fn default_limit() -> u32 {
-    let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
-    let own = u64::from(OWN_DESCRIPTORS + REFUSALS);
-    u32::try_from(descriptors.saturating_sub(own).max(1)).unwrap_or(u32::MAX)
+/// How many connections there may be at once, and how many more that are being refused.
+#[derive(Clone, Copy)]
+struct Limits {
+    connections: u32,
+    refusals: u32,
+}
+
+impl Limits {
+    /// What the descriptor limit leaves, unless the options say how many.
+    fn new(options: &Options, workers: &Workers) -> Self {
+        let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
+        let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
+        let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + workers.descriptors());
+        let refusals = (spare / 4).clamp(1, REFUSALS);
+        let rest = spare.saturating_sub(refusals).max(1);
+        Self {
+            connections: options.max_connections.map_or(rest, u32::from),
+            refusals,
+        }
+    }
 }
 
 /// What every connection needs to know.
@@ -149,7 +163,7 @@ struct Service<F> {
 }
 
 struct Acceptor<F> {
-    limit: u32,
+    limits: Limits,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     workers: Workers,
@@ -212,7 +226,7 @@ where
     }
 
     async fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
-        let limit = self.limit;
+        let limit = self.limits.connections;
         let refusal = Arc::clone(&self.refusals).acquire_owned().await;
         tokio::spawn(async move {
             refuse(stream, peer, Refusal::full(limit)).await;
@@ -224,11 +238,11 @@ where
 impl<F> Acceptor<F> {
     /// Waits for every connection to end. What has not ended in time ends with the workers.
     async fn drain(&self) {
-        let open = || self.limit as usize - self.slots.available_permits();
+        let open = || self.limits.connections as usize - self.slots.available_permits();
         info!(clients = open(), "stopping");
         let all_left = async {
-            let _slots = self.slots.acquire_many(self.limit).await;
-            let _refusals = self.refusals.acquire_many(REFUSALS).await;
+            let _slots = self.slots.acquire_many(self.limits.connections).await;
+            let _refusals = self.refusals.acquire_many(self.limits.refusals).await;
         };
         let _ = timeout(DRAIN_TIMEOUT, all_left).await;
         info!(cut = open(), "stopped");

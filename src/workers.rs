@@ -14,6 +14,9 @@ use tokio::{
     sync::oneshot,
 };
 
+/// What a runtime takes: two of epoll, one to wake it up, one for signals.
+const RUNTIME_DESCRIPTORS: u32 = 4;
+
 #[derive(Debug)]
 pub(crate) struct Workers {
     workers: Vec<Worker>,
@@ -41,6 +44,11 @@ impl Workers {
             workers,
             dealt: AtomicUsize::new(0),
         })
+    }
+
+    /// How many descriptors they take.
+    pub(crate) fn descriptors(&self) -> u32 {
+        self.workers.iter().map(|_| RUNTIME_DESCRIPTORS).sum()
     }
 
     /// The runtime for the next connection: each worker gets as many as the others.
