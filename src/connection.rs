@@ -6,6 +6,7 @@ use std::{
     pin::{Pin, pin},
 };
 
+use futures_util::future::{BoxFuture, Shared};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -23,40 +24,42 @@ use crate::{
     session::{Session, config},
 };
 
-/// Serves the client at the other end of `stream` until it is gone or `stopping` is ready.
-///
-/// `start` makes the source of its notifications, when it has said `start`.
-pub async fn serve<S, N>(
-    stream: S,
-    peer: SocketAddr,
-    allowed: &[AllowedOrigin],
-    start: impl Fn() -> N,
-    stopping: impl Future<Output = ()>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-    N: Source,
-{
-    let opened = Instant::now();
-    let mut timer = pin!(sleep_until(opened));
-    let mut stopping = pin!(stopping);
-    // In a box, since it needs far more memory than the conversation and is soon over.
-    let opening = Box::pin(open(
-        stream,
-        peer,
-        allowed,
-        timer.as_mut(),
-        stopping.as_mut(),
-    ));
-    let Some(socket) = opening.await else { return };
-    let mut session = Session::new(socket, peer, timer);
-    let end = session.run(start, stopping).await;
-    info!(%peer, end = end.to_string(), notifications = session.pushed, seconds = opened.elapsed().as_secs(), "gone");
+/// What every connection needs to know.
+pub struct Service<F> {
+    /// The browser origins that are let in besides the server's own.
+    pub allowed: Vec<AllowedOrigin>,
+    /// Makes the source of a client's notifications when it has said `start`.
+    pub start: F,
+    /// Ready when the server stops.
+    pub stopping: Shared<BoxFuture<'static, ()>>,
+}
+
+impl<F: Fn() -> N, N: Source> Service<F> {
+    /// Serves the client at the other end of `stream` until one side ends the connection or the server stops.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: &SocketAddr) {
+        let opened = Instant::now();
+        let mut timer = pin!(sleep_until(opened));
+        let mut stopping = self.stopping.clone();
+        // In a box, since it needs far more memory than the conversation and is soon over.
+        let opening = Box::pin(open(
+            stream,
+            peer,
+            &self.allowed,
+            timer.as_mut(),
+            &mut stopping,
+        ));
+        let Some(socket) = opening.await else { return };
+        let mut session = Session::new(socket, peer, timer);
+        let end = session.run(&self.start, &mut stopping).await;
+        let seconds = opened.elapsed().as_secs();
+        info!(%peer, end = end.to_string(), notifications = session.pushed, seconds, "gone");
+    }
 }
 
 /// Performs the handshake. `None` when there was none.
 async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    peer: SocketAddr,
+    peer: &SocketAddr,
     allowed: &[AllowedOrigin],
     timer: Pin<&mut Sleep>,
     stopping: impl Future<Output = ()>,
@@ -78,7 +81,7 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Answers with `refusal` and closes.
-pub(crate) async fn refuse<S>(mut stream: S, peer: SocketAddr, refusal: Refusal)
+pub(crate) async fn refuse<S>(mut stream: S, peer: &SocketAddr, refusal: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::{Semaphore, oneshot},
@@ -15,11 +12,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    connection::{refuse, serve},
+    connection::{Service, refuse},
     handshake::Refusal,
     notifications::Source,
     options::{HostPort, Options},
-    origin::AllowedOrigin,
     workers::Workers,
 };
 
@@ -155,13 +151,6 @@ impl Limits {
     }
 }
 
-/// What every connection needs to know.
-struct Service<F> {
-    allowed: Vec<AllowedOrigin>,
-    start: F,
-    stopping: Shared<BoxFuture<'static, ()>>,
-}
-
 struct Acceptor<F> {
     limits: Limits,
     slots: Arc<Semaphore>,
@@ -213,14 +202,7 @@ where
             let Ok(stream) = TcpStream::from_std(stream) else {
                 return;
             };
-            serve(
-                stream,
-                peer,
-                &service.allowed,
-                &service.start,
-                service.stopping.clone(),
-            )
-            .await;
+            service.serve(stream, &peer).await;
             drop(slot);
         });
     }
@@ -229,7 +211,7 @@ where
         let limit = self.limits.connections;
         let refusal = Arc::clone(&self.refusals).acquire_owned().await;
         tokio::spawn(async move {
-            refuse(stream, peer, Refusal::full(limit)).await;
+            refuse(stream, &peer, Refusal::full(limit)).await;
             drop(refusal);
         });
     }

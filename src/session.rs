@@ -31,7 +31,7 @@ use crate::{
 const MESSAGE_LIMIT: usize = 4 * 1024;
 
 /// Room for `start` and for pongs. Allocated for each connection, and reserved again for what is larger.
-const READ_BUFFER: usize = 128;
+const READ_BUFFER: usize = 64;
 
 /// The write buffer holds one message at a time, and a pong: every message is flushed before the next one.
 const WRITE_LIMIT: usize = 64 * 1024;
@@ -52,7 +52,7 @@ pub(crate) fn config() -> WebSocketConfig {
 /// One client's conversation, from the end of its handshake to the last that it is told.
 pub(crate) struct Session<'a, S, N> {
     socket: WebSocketStream<Heard<S>>,
-    peer: SocketAddr,
+    peer: &'a SocketAddr,
     timer: Pin<&'a mut Sleep>,
     liveness: Liveness,
     /// Where notifications come from, once the client has said `start`.
@@ -64,7 +64,7 @@ pub(crate) struct Session<'a, S, N> {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     pub(crate) fn new(
         socket: WebSocketStream<Heard<S>>,
-        peer: SocketAddr,
+        peer: &'a SocketAddr,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
         let liveness = Liveness::new(socket.get_ref().last());
@@ -85,10 +85,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         stopping: impl Future<Output = ()> + Unpin,
     ) -> End {
         let Err(end) = self.converse(start, stopping).await;
-        if let Some(words) = end.last_words()
-            && self.tell(words).await.is_ok()
-        {
-            linger(self.socket.get_mut(), self.timer.as_mut()).await;
+        if let Some(words) = end.last_words() {
+            // In a box, to take no memory before.
+            Box::pin(self.part(words)).await;
         }
         end
     }
@@ -156,11 +155,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    async fn tell(&mut self, words: Vec<Message>) -> Result<(), End> {
-        for word in words {
-            self.say(word)?;
+    async fn part(&mut self, words: Vec<Message>) {
+        let said = words.into_iter().try_for_each(|word| self.say(word));
+        // What fails here has no consequence: the connection is over.
+        if said.is_ok() && self.flush().await.is_ok() {
+            linger(self.socket.get_mut(), self.timer.as_mut()).await;
         }
-        self.flush().await.map(drop)
     }
 
     /// Hands a message to the socket, which is always ready for it, since each is flushed before the next.
