@@ -30,6 +30,7 @@ use tokio_tungstenite::tungstenite::{
 use crate::{
     liveness::Heard,
     origin::{AllowedOrigin, is_host, may_connect},
+    page,
     timed::{self, within},
 };
 
@@ -54,6 +55,8 @@ const UPGRADE_REQUIRED: &str = "Connection: Upgrade, close\r\nUpgrade: websocket
 const VERSION_REQUIRED: &str =
     "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
 
+const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
+
 /// Why there was no handshake.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -70,6 +73,8 @@ pub(crate) struct Refusal {
     fields: &'static str,
     /// What was wrong, and what would be right.
     pub(crate) reason: String,
+    /// Whether the answer carries the page in place of the reason.
+    page: bool,
 }
 
 impl Refusal {
@@ -78,6 +83,15 @@ impl Refusal {
             status,
             fields,
             reason: reason.into(),
+            page: false,
+        }
+    }
+
+    /// For a request that is no handshake: it may come from a browser.
+    fn no_upgrade(reason: impl Into<String>) -> Self {
+        Self {
+            page: true,
+            ..Self::new(StatusCode::UPGRADE_REQUIRED, UPGRADE_REQUIRED, reason)
         }
     }
 
@@ -107,11 +121,13 @@ impl Refusal {
         let content = if self.status == StatusCode::METHOD_NOT_ALLOWED {
             "Content-Length: 0\r\n\r\n".into()
         } else {
-            let length = self.reason.len() + 1;
-            format!(
-                "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{}\n",
-                self.reason
-            )
+            let (fields, body) = if self.page {
+                (page::FIELDS, page::HTML)
+            } else {
+                (PLAIN_TEXT, self.reason.as_str())
+            };
+            let length = body.len() + 1;
+            format!("{fields}Content-Length: {length}\r\n\r\n{body}\n")
         };
         answer.push_str(&content);
         timed::write(timer, stream.write_all(answer.as_bytes())).await
@@ -204,11 +220,9 @@ fn not_parsed(error: &WsError) -> Refusal {
             ALLOW,
             "The method was not GET.",
         ),
-        WsError::Protocol(ProtocolError::WrongHttpVersion) => Refusal::new(
-            StatusCode::UPGRADE_REQUIRED,
-            UPGRADE_REQUIRED,
-            "HTTP/1.0 can't be upgraded. Use HTTP/1.1.",
-        ),
+        WsError::Protocol(ProtocolError::WrongHttpVersion) => {
+            Refusal::no_upgrade("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
+        }
         WsError::Capacity(_) => too_large("has more than 124 fields"),
         error => Refusal::bad_request(format!(
             "This is no HTTP/1.1 request ({error}). Send a WebSocket handshake."
@@ -231,11 +245,7 @@ fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, 
             let reason = format!(
                 "This is a WebSocket server, and the request has no \"{name}: {token}\". Connect with a WebSocket client."
             );
-            return Err(Refusal::new(
-                StatusCode::UPGRADE_REQUIRED,
-                UPGRADE_REQUIRED,
-                reason,
-            ));
+            return Err(Refusal::no_upgrade(reason));
         }
         // tungstenite wants it in the first line of that name, and for Upgrade without other protocols.
         request

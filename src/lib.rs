@@ -7,6 +7,7 @@
 //! | `workers` | the threads that connections are dealt out to |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
 //! | `handshake` | the upgrade, and each refusal |
+//! | `page` | what a browser that opens the server's URL is shown: a live client |
 //! | `origin` | which browser origins may connect |
 //! | `session` | the conversation |
 //! | `end` | the ways a connection ends, and the close code of each |
@@ -22,6 +23,7 @@ mod liveness;
 pub mod notifications;
 pub mod options;
 mod origin;
+mod page;
 pub mod server;
 mod session;
 mod timed;
