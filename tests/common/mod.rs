@@ -1,0 +1,383 @@
+//! A client that shares no code with the server, and three ways to reach a server: in process, over a pipe in memory
+//! whose clock may be paused, and as a program.
+
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
+use std::{
+    fmt::Debug,
+    future::{Future, pending},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
+
+use clap::Parser;
+use futures_util::FutureExt;
+use tokio::{
+    io::{
+        AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+        DuplexStream, duplex, split,
+    },
+    join,
+    net::TcpStream,
+    process::{Child, ChildStderr, ChildStdout, Command},
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use wspush::{
+    connection::Service,
+    notifications::Notifications,
+    options::Options,
+    server::{listen, run},
+};
+
+pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
+
+/// The first bytes of whole frames, and the flag of those that are not the last of their message.
+pub(crate) const TEXT: u8 = 0x81;
+pub(crate) const BINARY: u8 = 0x82;
+pub(crate) const CLOSE: u8 = 0x88;
+pub(crate) const PING: u8 = 0x89;
+pub(crate) const PONG: u8 = 0x8A;
+pub(crate) const CONTINUED: u8 = 0x80;
+
+/// How long a test waits before it fails, for something that takes no time, and on a paused clock.
+const PATIENCE: Duration = Duration::from_secs(20);
+const FOR_EVER: Duration = Duration::from_secs(10_000_000);
+
+/// `HANDSHAKE` with one more field.
+pub(crate) fn handshake_with(field: &str) -> String {
+    HANDSHAKE.replace("\r\nHost:", &format!("\r\n{field}\r\nHost:"))
+}
+
+/// A frame as a client sends it, masked.
+pub(crate) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    const MASKED: u8 = 0x80;
+    const TWO_BYTES_OF_LENGTH: u8 = 0x7E;
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    let payload = payload.as_ref();
+    let mut frame = vec![first];
+    if let Ok(length @ 0..126) = u8::try_from(payload.len()) {
+        frame.push(MASKED | length);
+    } else {
+        frame.push(MASKED | TWO_BYTES_OF_LENGTH);
+        frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    }
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(a, b)| a ^ b));
+    frame
+}
+
+/// A Close frame's payload.
+pub(crate) fn close(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes(), reason.as_bytes()].concat()
+}
+
+/// Fails unless `seconds` have gone by on a paused clock, whose timers go by milliseconds.
+pub(crate) fn assert_elapsed(since: Instant, seconds: f64) {
+    let elapsed = since.elapsed();
+    let due = Duration::from_secs_f64(seconds);
+    assert!(
+        (due..due + Duration::from_millis(3)).contains(&elapsed),
+        "{elapsed:?} instead of {due:?}"
+    );
+}
+
+/// An HTTP answer, with what came after it up to the end of the connection unless it is a 101.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Self {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = stream.read_u8().await;
+            head.push(byte.unwrap_or_else(|error| panic!("{error} in place of an answer")));
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut body = String::new();
+        if status != 101 {
+            stream.read_to_string(&mut body).await.unwrap();
+        }
+        Self { status, head, body }
+    }
+
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
+    patience: Duration,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn patiently<T>(patience: Duration, wait: impl Future<Output = T>) -> T {
+        timeout(patience, wait).await.expect("it came never")
+    }
+
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads while it writes, since the server may answer before it has read all.
+    pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
+        let (mut reading, mut writing) = split(&mut self.stream);
+        let both = async {
+            join!(
+                writing.write_all(request.as_ref()),
+                Answer::read(&mut reading)
+            )
+        };
+        Self::patiently(self.patience, both).await.1
+    }
+
+    pub(crate) async fn upgraded(mut self) -> Self {
+        assert_eq!(self.ask(HANDSHAKE).await.status, 101);
+        self
+    }
+
+    pub(crate) async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
+        self.write(frame(first, payload)).await;
+    }
+
+    pub(crate) async fn say(&mut self, text: &str) {
+        self.send(TEXT, text).await;
+    }
+
+    /// The first byte and the payload of the next frame.
+    pub(crate) async fn receive(&mut self) -> (u8, Vec<u8>) {
+        let frame = async {
+            let first = self.stream.read_u8().await.unwrap();
+            let length = self.stream.read_u8().await.unwrap();
+            assert!(length < 126, "masked, or longer than anything here");
+            let mut payload = vec![0; length.into()];
+            self.stream.read_exact(&mut payload).await.unwrap();
+            (first, payload)
+        };
+        Self::patiently(self.patience, frame).await
+    }
+
+    /// The next text, in one frame. Answers pings meanwhile.
+    pub(crate) async fn hear(&mut self) -> String {
+        loop {
+            match self.receive().await {
+                (TEXT, text) => return String::from_utf8(text).unwrap(),
+                (PING, payload) => self.send(PONG, payload).await,
+                other => panic!("{other:?} in place of text"),
+            }
+        }
+    }
+
+    pub(crate) async fn expect(&mut self, text: &str) {
+        assert_eq!(self.hear().await, text);
+    }
+
+    pub(crate) async fn expect_notifications(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            self.expect(&format!("Notification {number}")).await;
+        }
+    }
+
+    /// A Close frame with this code, and nothing after it.
+    pub(crate) async fn expect_close(&mut self, code: u16, cause: impl Debug) {
+        let (first, payload) = self.receive().await;
+        let got = (first, payload.get(..2));
+        assert_eq!(
+            got,
+            (CLOSE, Some(&code.to_be_bytes()[..])),
+            "{cause:?}: {payload:?}"
+        );
+        self.expect_end().await;
+    }
+
+    /// The end of the connection, and no reset.
+    pub(crate) async fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        let read = Self::patiently(self.patience, self.stream.read_to_end(&mut rest)).await;
+        assert_eq!((read.unwrap(), rest), (0, vec![]));
+    }
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> Client<TcpStream> {
+    Client {
+        stream: TcpStream::connect(address).await.unwrap(),
+        patience: PATIENCE,
+    }
+}
+
+pub(crate) async fn upgraded(address: SocketAddr) -> Client<TcpStream> {
+    connect(address).await.upgraded().await
+}
+
+pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
+    connect(address).await.ask(request).await
+}
+
+/// A connection served over a pipe that holds `size` bytes each way, and the task that serves it.
+pub(crate) fn pipe(size: usize, interval: f64) -> (Client<DuplexStream>, JoinHandle<()>) {
+    let (stream, theirs) = duplex(size);
+    let interval = Duration::from_secs_f64(interval);
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let start = move || Notifications::every(interval);
+    let service = Service {
+        allowed: vec![],
+        start,
+        stopping: pending().boxed().shared(),
+    };
+    let task = tokio::spawn(async move { service.serve(theirs, &peer).await });
+    let patience = FOR_EVER;
+    (Client { stream, patience }, task)
+}
+
+/// A server in this process, which stops when dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    pub(crate) async fn start(options: &[&str]) -> Self {
+        let arguments = ["wspush", "--listen", "127.0.0.1:0"].iter().chain(options);
+        let options = Options::try_parse_from(arguments).unwrap();
+        let listeners = listen(&options.listen).await.unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let interval = options.interval;
+            let start = move || Notifications::every(interval);
+            let stopped = async { drop(stopped.await) };
+            run(listeners, &options, start, stopped).await.unwrap();
+        });
+        Self {
+            address,
+            _stop: stop,
+        }
+    }
+}
+
+pub(crate) fn wspush(arguments: &[&str]) -> Command {
+    under("exec \"$0\" \"$@\"", arguments)
+}
+
+/// The program as this line of shell starts it.
+pub(crate) fn under(shell: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", shell, env!("CARGO_BIN_EXE_wspush")])
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// The exit status, standard output and standard error of a program that ends by itself.
+pub(crate) async fn outcome(mut command: Command) -> (Option<i32>, String, String) {
+    let output = timeout(PATIENCE, command.output()).await;
+    let output = output.expect("it runs on").unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), stdout, stderr)
+}
+
+/// The program, which is killed when dropped.
+pub(crate) struct Program {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    said: String,
+    stdout: Option<BufReader<ChildStdout>>,
+    stderr: Option<BufReader<ChildStderr>>,
+}
+
+impl Program {
+    /// Waits until it listens, which standard output tells, or if that is closed the log.
+    pub(crate) async fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut stdout = child.stdout.take().map(BufReader::new);
+        let mut stderr = child.stderr.take().map(BufReader::new);
+        let mut said = String::new();
+        let mut logged = String::new();
+        let listening = async {
+            if let Some(stdout) = &mut stdout {
+                stdout.read_line(&mut said).await.unwrap();
+            }
+            if said.is_empty() {
+                let log = stderr.as_mut().unwrap();
+                log.read_line(&mut logged).await.unwrap();
+            }
+        };
+        timeout(PATIENCE, listening).await.unwrap();
+        let line = format!("{said}{logged}");
+        let start = line
+            .find("127.0.0.1:")
+            .unwrap_or_else(|| panic!("{line:?}"));
+        let address = line[start..].trim_end().trim_end_matches('/');
+        Self {
+            child,
+            address: address.parse().unwrap(),
+            said,
+            stdout,
+            stderr,
+        }
+    }
+
+    pub(crate) async fn listening(arguments: &[&str]) -> Self {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        Self::start(wspush(&arguments)).await
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let mut kill = Command::new("/bin/sh");
+        kill.args(["-c", "kill -$0 $1", name, &pid]);
+        assert!(kill.status().await.unwrap().success());
+    }
+
+    /// Reads the log up to the line with this text.
+    pub(crate) async fn log_until(&mut self, text: &str) -> String {
+        let log = self.stderr.as_mut().unwrap();
+        let mut lines = String::new();
+        while !lines.contains(text) {
+            let read = timeout(PATIENCE, log.read_line(&mut lines)).await;
+            assert_ne!(read.unwrap().unwrap(), 0, "no {text:?} in {lines}");
+        }
+        lines
+    }
+
+    /// Waits for its end: the exit status, all of standard output, the rest of standard error.
+    pub(crate) async fn end(mut self) -> (Option<i32>, String, String) {
+        let mut log = String::new();
+        let rest = async {
+            if let Some(stdout) = &mut self.stdout {
+                stdout.read_to_string(&mut self.said).await.unwrap();
+            }
+            if let Some(stderr) = &mut self.stderr {
+                stderr.read_to_string(&mut log).await.unwrap();
+            }
+            self.child.wait().await.unwrap().code()
+        };
+        let status = timeout(PATIENCE, rest).await.expect("it runs on");
+        (status, self.said, log)
+    }
+
+    pub(crate) async fn stop(self) -> (Option<i32>, String, String) {
+        self.signal("TERM").await;
+        self.end().await
+    }
+}

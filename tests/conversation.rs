@@ -1,0 +1,247 @@
+//! The contract's "The conversation".
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, pipe, upgraded,
+};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep},
+};
+use wspush::server::listen;
+
+const WRONG_WORD: &str = "You did not say the magic word!";
+
+#[tokio::test(start_paused = true)]
+async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
+    for start in [
+        "start",
+        "start\n",
+        "start\r\n",
+        "\n\r\nstart",
+        "\rstart\n\n",
+    ] {
+        let mut client = pipe(4096, 1.0).0.upgraded().await;
+        client.say(start).await;
+        client.expect("Notification 1").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    for text in [
+        "",
+        "\n",
+        "Start",
+        "start ",
+        "\tstart",
+        "sta\nrt",
+        "startstart",
+        "h\u{e9}\u{1f980}",
+    ] {
+        client.say(text).await;
+        client.expect(WRONG_WORD).await;
+    }
+    client.say("start").await;
+    client.expect("Notification 1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_without_drift() {
+    for (interval, count) in [(2.0, 1800), (1.0 / 3.0, 10_800), (0.001, 5000), (3600.0, 2)] {
+        let mut client = pipe(4096, interval).0.upgraded().await;
+        sleep(Duration::from_secs_f64(1.7)).await;
+        let start = Instant::now();
+        client.say("start").await;
+        for number in 1..=count {
+            client.expect(&format!("Notification {number}")).await;
+            assert_elapsed(start, f64::from(number - 1) * interval);
+        }
+    }
+}
+
+#[tokio::test]
+async fn notifications_are_counted_for_each_connection_on_its_own() {
+    let server = Server::start(&["--interval", "0.005"]).await;
+    let mut first = upgraded(server.address).await;
+    first.say("start").await;
+    first.expect_notifications(1..=20).await;
+    let mut second = upgraded(server.address).await;
+    second.say("start").await;
+    second.expect_notifications(1..=20).await;
+    first.expect_notifications(21..=40).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
+    for started in [false, true] {
+        let mut client = pipe(4096, 60.0).0.upgraded().await;
+        if started {
+            client.say("start").await;
+            client.expect("Notification 1").await;
+        }
+        client.send(BINARY, "start").await;
+        client
+            .expect("server doesn't support binary messages")
+            .await;
+        client.expect_close(1003, started).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_while_notifications_flow_is_read_and_ignored() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let start = Instant::now();
+    client.say("start").await;
+    for number in 1..100 {
+        client.expect(&format!("Notification {number}")).await;
+        assert_elapsed(start, f64::from(number - 1));
+        for text in ["start", "stop", ""] {
+            client.say(text).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let longest = [0xFF; 125];
+    for payload in [&b""[..], b"ping", &longest] {
+        client.send(PING, payload).await;
+        assert_eq!(client.receive().await, (PONG, payload.to_vec()));
+    }
+    let start = Instant::now();
+    client.say("start").await;
+    client.expect("Notification 1").await;
+    for number in 2..10 {
+        client.send(PING, "flow").await;
+        assert_eq!(client.receive().await, (PONG, b"flow".to_vec()));
+        assert_elapsed(start, f64::from(number - 2));
+        client.expect(&format!("Notification {number}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    client.send(TEXT & !CONTINUED, "st").await;
+    client.send(PING, "between").await;
+    assert_eq!(client.receive().await, (PONG, b"between".to_vec()));
+    client.send(0, "").await;
+    client.send(0, "ar").await;
+    client.send(CONTINUED, "t").await;
+    assert_eq!(client.receive().await, (TEXT, b"Notification 1".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn utf_8_may_be_split_over_fragments() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    client.send(TEXT & !CONTINUED, b"\xF0\x9F").await;
+    client.send(0, b"\xA6").await;
+    client.send(CONTINUED, b"\x80").await;
+    client.expect(WRONG_WORD).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
+    // Holds four of the frames, which have 16 bytes each: the fifth waits.
+    let mut client = pipe(64, 1.0).0.upgraded().await;
+    let start = Instant::now();
+    client.say("start").await;
+    sleep(Duration::from_millis(9500)).await;
+    client.expect_notifications(1..=5).await;
+    assert_elapsed(start, 9.5);
+    for number in 6..100 {
+        client.expect(&format!("Notification {number}")).await;
+        assert_elapsed(start, f64::from(number + 4));
+    }
+}
+
+#[tokio::test]
+async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_follows() {
+    let server = Server::start(&["--interval", "0.001"]).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = connect(server.address).await;
+    client.stream = socket.connect(server.address).await.unwrap();
+    let mut client = client.upgraded().await;
+    let start = Instant::now();
+    client.say("start").await;
+    sleep(Duration::from_secs(4)).await;
+    let end = Instant::now() + Duration::from_millis(500);
+    let mut number = 0;
+    while Instant::now() < end {
+        number += 1;
+        client.expect(&format!("Notification {number}")).await;
+    }
+    let missed = start.elapsed().as_millis().saturating_sub(number);
+    assert!(missed > 500, "{number} came in {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn the_kernel_keeps_at_most_a_small_send_buffer() {
+    let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let _client = connect(listeners[0].local_addr().unwrap()).await;
+    let (stream, _) = listeners[0].accept().await.unwrap();
+    let socket = TcpSocket::from_std_stream(stream.into_std().unwrap());
+    // Linux tells twice what was set, for its own bookkeeping.
+    assert!(socket.send_buffer_size().unwrap() <= 2 * 16 * 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_makes_no_way_for_10_s_ends_the_connection() {
+    let (client, connection) = pipe(64, 1.0);
+    let mut client = client.upgraded().await;
+    let start = Instant::now();
+    client.say("start").await;
+    connection.await.unwrap();
+    assert_elapsed(start, 14.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_more() {
+    for said in [0, 5] {
+        let (client, connection) = pipe(4096, 3600.0);
+        let mut client = client.upgraded().await;
+        sleep(Duration::from_secs(said)).await;
+        let last = Instant::now();
+        if said > 0 {
+            client.say("start").await;
+            client.expect("Notification 1").await;
+        }
+        assert_eq!(client.receive().await.0, PING);
+        assert_elapsed(last, 20.0);
+        client.expect_end().await;
+        connection.await.unwrap();
+        assert_elapsed(last, 40.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_from_a_client_puts_the_ping_off() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let mut start = Instant::now();
+    for byte in common::frame(PONG, "unasked") {
+        sleep(Duration::from_secs(19)).await;
+        start = Instant::now();
+        client.write([byte]).await;
+    }
+    assert_eq!(client.receive().await.0, PING);
+    assert_elapsed(start, 20.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_says_start_may_stay_as_long_as_it_answers_pings() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(12 * 3600) {
+        let (first, payload) = client.receive().await;
+        assert_eq!(first, PING);
+        sleep(Duration::from_secs(19)).await;
+        client.send(PONG, payload).await;
+    }
+}

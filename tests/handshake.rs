@@ -1,0 +1,423 @@
+//! The contract's "The opening handshake".
+
+mod common;
+
+use common::{
+    Answer, HANDSHAKE, Server, TEXT, ask, assert_elapsed, connect, frame, handshake_with, pipe,
+    upgraded,
+};
+use tokio::{io::AsyncWriteExt, time::Instant, time::sleep};
+
+const TOO_LARGE: u16 = 431;
+
+/// What every refusal has, whatever its status.
+fn assert_refused(answer: &Answer, status: u16, word: &str) {
+    assert_eq!(answer.status, status, "{word}: {answer:?}");
+    assert!(answer.head.starts_with("HTTP/1.1 "), "{answer:?}");
+    let date = answer.field("Date").unwrap();
+    assert!(httpdate::parse_http_date(date).is_ok(), "{date}");
+    let connection = match status {
+        426 => "Upgrade, close",
+        _ => "close",
+    };
+    assert_eq!(answer.field("Connection"), Some(connection));
+    let length = answer.body.len().to_string();
+    assert_eq!(answer.field("Content-Length"), Some(&*length));
+    assert_eq!(answer.body.is_empty(), status == 405, "{answer:?}");
+    assert_eq!(answer.field("Content-Type").is_none(), status == 405);
+    let said = format!("{}{}", answer.head, answer.body);
+    assert!(said.contains(word), "{word:?} is not in {answer:?}");
+}
+
+/// A handshake whose head has this many bytes.
+fn handshake_of(size: usize) -> String {
+    let padding = "x".repeat(size - handshake_with("X: ").len());
+    handshake_with(&format!("X: {padding}"))
+}
+
+/// A handshake with this many fields.
+fn handshake_with_fields(count: usize) -> String {
+    let more = count - (HANDSHAKE.lines().count() - 2);
+    handshake_with(&vec!["X: x"; more].join("\r\n"))
+}
+
+#[tokio::test]
+async fn the_accept_key_is_that_of_rfc_6455_and_nothing_else_is_negotiated() {
+    let server = Server::start(&[]).await;
+    let offer =
+        "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt";
+    let answer = ask(server.address, handshake_with(offer)).await;
+    assert!(
+        answer
+            .head
+            .starts_with("HTTP/1.1 101 Switching Protocols\r\n")
+    );
+    let accept = answer.field("Sec-WebSocket-Accept");
+    assert_eq!(accept, Some("zkTGI6zVrOIDXiC4vnn1Rf37YFw="));
+    let upgrade = answer.field("Upgrade").unwrap();
+    assert!(upgrade.eq_ignore_ascii_case("websocket"));
+    let connection = answer.field("Connection").unwrap();
+    assert!(connection.eq_ignore_ascii_case("upgrade"));
+    assert_eq!(answer.field("Sec-WebSocket-Extensions"), None);
+    assert_eq!(answer.field("Sec-WebSocket-Protocol"), None);
+}
+
+#[tokio::test]
+async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepted() {
+    let server = Server::start(&[]).await;
+    let accepted = async |from: &str, to: &str| {
+        assert!(HANDSHAKE.contains(from), "{from}");
+        let answer = ask(server.address, HANDSHAKE.replace(from, to)).await;
+        assert_eq!(answer.status, 101, "{to}: {answer:?}");
+    };
+    for target in ["/push/v1?a=b&c=%20", "//", "/?", "http://localhost/x?y=z"] {
+        accepted("GET /", &format!("GET {target}")).await;
+    }
+    for connection in [
+        "keep-alive, Upgrade",
+        "UPGRADE",
+        "a,,upgrade ,b",
+        "x\r\nConnection: upgrade",
+    ] {
+        accepted("Connection: Upgrade", &format!("Connection: {connection}")).await;
+    }
+    for upgrade in ["WebSocket", "h2c, websocket", "h2c\r\nupgrade: WEBSOCKET"] {
+        accepted("Upgrade: websocket", &format!("uPGRADE: {upgrade}")).await;
+    }
+    accepted("Sec-WebSocket-Version: 13", "sec-websocket-version:13 ").await;
+    accepted("Sec-WebSocket-Key", "SEC-WEBSOCKET-KEY").await;
+    for host in ["localhost:80", "[::1]:8080", "192.0.2.1"] {
+        accepted("Host: localhost", &format!("host: {host}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_standard_client_shakes_hands_and_is_pushed_to() {
+    use futures_util::{SinkExt, StreamExt};
+    let server = Server::start(&["--interval", "0.01"]).await;
+    let url = format!("ws://{}/", server.address);
+    let stream = connect(server.address).await.stream;
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    socket.send("start".into()).await.unwrap();
+    for number in 1..5 {
+        let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        assert_eq!(text, format!("Notification {number}"));
+    }
+    socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
+    let server = Server::start(&["--max-connections", "1"]).await;
+    let _first = upgraded(server.address).await;
+    for request in [HANDSHAKE, "POST / HTTP/1.0\r\n\r\n", "nonsense\r\n\r\n"] {
+        assert_refused(&ask(server.address, request).await, 503, "Retry-After: ");
+    }
+}
+
+#[tokio::test]
+async fn connections_still_in_their_handshake_count_for_max_connections() {
+    let server = Server::start(&["--max-connections", "2"]).await;
+    let mut first = connect(server.address).await;
+    first.write("GET").await;
+    let _second = connect(server.address).await;
+    assert_refused(&ask(server.address, HANDSHAKE).await, 503, "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_not_complete_within_10_s_of_the_connection_is_answered_with_408() {
+    for dribble in ["", "G", "GET / HTTP/1.1\r\n"] {
+        let (mut client, _) = pipe(4096, 1.0);
+        let connected = Instant::now();
+        for byte in dribble.chars() {
+            client.write(byte.to_string()).await;
+            sleep(std::time::Duration::from_millis(500)).await;
+        }
+        assert_refused(&client.ask("").await, 408, "10 s");
+        assert_elapsed(connected, 10.0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_at_all_or_a_malformed_head_is_answered_with_400() {
+    let server = Server::start(&[]).await;
+    let tls_hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
+    let http_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let target = HANDSHAKE.replace("GET /", "GET nowhere");
+    let name = HANDSHAKE.replace("Host:", "Ho st:");
+    let value = HANDSHAKE.replace("localhost", "local\0host");
+    let folded = HANDSHAKE.replace("Host:", " Host:");
+    let version = HANDSHAKE.replace("HTTP/1.1", "HTTP/2");
+    for request in [
+        &tls_hello[..],
+        http_2,
+        b"\0\0\0\0",
+        b"\xff\xfe start\n",
+        b"start\n\n",
+        b"SSH-2.0-OpenSSH_10.0\r\n",
+        target.as_bytes(),
+        name.as_bytes(),
+        value.as_bytes(),
+        folded.as_bytes(),
+        version.as_bytes(),
+    ] {
+        assert_refused(&ask(server.address, request).await, 400, "");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_ends_too_early_is_answered_with_400() {
+    let server = Server::start(&[]).await;
+    let mut client = connect(server.address).await;
+    client.write("GET / HTTP/1.1\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    assert_refused(&client.ask("").await, 400, "");
+}
+
+#[tokio::test]
+async fn a_head_over_64_kib_is_answered_with_431() {
+    let server = Server::start(&[]).await;
+    let largest = ask(server.address, handshake_of(64 * 1024)).await;
+    assert_eq!(largest.status, 101, "{largest:?}");
+    for size in [64 * 1024 + 1, 1024 * 1024] {
+        assert_refused(
+            &ask(server.address, handshake_of(size)).await,
+            TOO_LARGE,
+            "64 KiB",
+        );
+    }
+    let endless = "x".repeat(200_000);
+    let answer = ask(server.address, format!("GET /{endless}")).await;
+    assert_refused(&answer, TOO_LARGE, "64 KiB");
+}
+
+#[tokio::test]
+async fn a_head_with_over_124_fields_is_answered_with_431() {
+    let server = Server::start(&[]).await;
+    let most = ask(server.address, handshake_with_fields(124)).await;
+    assert_eq!(most.status, 101, "{most:?}");
+    let answer = ask(server.address, handshake_with_fields(125)).await;
+    assert_refused(&answer, TOO_LARGE, "124 fields");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_dribbled_in_more_than_64_tiny_pieces_is_answered_with_431() {
+    // The pipe holds one piece.
+    for (piece, size) in [(3, 64 * 3), (128, 64 * 1024)] {
+        let whole = pipe(piece, 1.0).0.ask(handshake_of(size)).await;
+        assert_eq!(whole.status, 101, "{whole:?}");
+    }
+    for (piece, size) in [(3, 64 * 3 + 1), (1, 200), (127, 9000)] {
+        let dribbled = pipe(piece, 1.0).0.ask(handshake_of(size)).await;
+        assert_refused(&dribbled, TOO_LARGE, "pieces");
+    }
+}
+
+#[tokio::test]
+async fn a_method_other_than_get_is_answered_with_405_and_no_body() {
+    let server = Server::start(&[]).await;
+    for method in ["HEAD", "POST", "OPTIONS", "CONNECT", "get", "PURGE"] {
+        let request = HANDSHAKE.replace("GET", method);
+        assert_refused(&ask(server.address, request).await, 405, "Allow: GET\r\n");
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_with_426() {
+    let server = Server::start(&[]).await;
+    let request = HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0");
+    let answer = ask(server.address, request).await;
+    assert_refused(&answer, 426, "HTTP/1.0");
+    assert_eq!(answer.field("Upgrade"), Some("websocket"));
+}
+
+#[tokio::test]
+async fn bytes_behind_the_head_that_came_before_the_answer_are_answered_with_400() {
+    let server = Server::start(&[]).await;
+    // Among them the sizes of a read buffer that the head alone would fill.
+    for size in [200, 512, 1000, 1023, 1024, 1025, 2048, 4096, 8192, 16384] {
+        let early = [handshake_of(size).as_bytes(), &frame(TEXT, "start")].concat();
+        assert_refused(&ask(server.address, early).await, 400, "behind");
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_upgrade_is_answered_with_426() {
+    let server = Server::start(&[]).await;
+    for (field, without) in [
+        ("Upgrade: websocket\r\n", ""),
+        ("Upgrade: websocket\r\n", "Upgrade: h2c\r\n"),
+        ("Upgrade: websocket\r\n", "Upgrade: websockets\r\n"),
+        ("Connection: Upgrade\r\n", ""),
+        ("Connection: Upgrade\r\n", "Connection: close, upgraded\r\n"),
+    ] {
+        let answer = ask(server.address, HANDSHAKE.replace(field, without)).await;
+        assert_refused(&answer, 426, "WebSocket");
+        assert_eq!(answer.field("Upgrade"), Some("websocket"));
+        assert_eq!(answer.field("Sec-WebSocket-Version"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_version_absent_or_not_13_is_answered_with_426_and_13() {
+    let server = Server::start(&[]).await;
+    let field = "Sec-WebSocket-Version: 13\r\n";
+    for version in [
+        "",
+        "8",
+        "14",
+        "013",
+        "13, 8",
+        "x",
+        "13\r\nSec-WebSocket-Version: 8",
+    ] {
+        let line = format!("Sec-WebSocket-Version: {version}\r\n");
+        let other = if version.is_empty() { "" } else { &line };
+        let answer = ask(server.address, HANDSHAKE.replace(field, other)).await;
+        assert_refused(&answer, 426, "13");
+        assert_eq!(answer.field("Upgrade"), Some("websocket"));
+        assert_eq!(answer.field("Sec-WebSocket-Version"), Some("13"));
+    }
+}
+
+#[tokio::test]
+async fn a_key_absent_twice_or_not_16_bytes_in_base64_is_answered_with_400() {
+    let server = Server::start(&[]).await;
+    let field = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n";
+    let fifteen = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0\r\n";
+    let seventeen = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZXM=\r\n";
+    let unpadded = field.replace("==", "");
+    let no_base64 = field.replace("YSBz", "Y!Bz");
+    let twice = field.repeat(2);
+    let empty = "Sec-WebSocket-Key:\r\n";
+    for key in ["", fifteen, seventeen, &unpadded, &no_base64, &twice, empty] {
+        let answer = ask(server.address, HANDSHAKE.replace(field, key)).await;
+        assert_refused(&answer, 400, "Sec-WebSocket-Key");
+    }
+}
+
+#[tokio::test]
+async fn no_host_or_two_are_answered_with_400() {
+    let server = Server::start(&[]).await;
+    let one = "Host: localhost\r\n";
+    let two = "Host: localhost\r\nHost: localhost\r\n";
+    for host in [
+        "",
+        two,
+        "Host:\r\n",
+        "Host: a b\r\n",
+        "Host: u@a\r\n",
+        "Host: a:x\r\n",
+    ] {
+        let answer = ask(server.address, HANDSHAKE.replace(one, host)).await;
+        assert_refused(&answer, 400, "Host");
+    }
+}
+
+/// Asks with each origin as a page of it would.
+async fn assert_origins(options: &[&str], host: &str, status: u16, origins: &[&str]) {
+    let server = Server::start(options).await;
+    for origin in origins {
+        let request = handshake_with(&format!("Origin: {origin}"));
+        let request = request.replace("Host: localhost", &format!("Host: {host}"));
+        let answer = ask(server.address, request).await;
+        match status {
+            101 => assert_eq!(answer.status, 101, "{origin}: {answer:?}"),
+            _ => assert_refused(&answer, status, "rigin"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_origin_is_the_servers_own_when_its_host_and_port_equal_host() {
+    let own = ["http://localhost:8080", "https://LOCALHOST:8080"];
+    assert_origins(&[], "LocalHost:8080", 101, &own).await;
+    let at_a_proxy = [
+        "https://push.example",
+        "https://push.example:443",
+        "http://push.example:80",
+    ];
+    assert_origins(&[], "push.example", 101, &at_a_proxy).await;
+    assert_origins(&[], "push.example:443", 101, &at_a_proxy[..2]).await;
+    assert_origins(&[], "push.example:80", 101, &["http://push.example"]).await;
+    assert_origins(&[], "[::1]:8080", 101, &["http://[::1]:8080"]).await;
+}
+
+#[tokio::test]
+async fn an_origin_neither_the_servers_own_nor_allowed_is_answered_with_403() {
+    let foreign = [
+        "null",
+        "http://evil.example",
+        "http://localhost:8081",
+        "http://localhost",
+        "http://localhost:8080.evil.example",
+        "http://localhost:8080@evil.example",
+        "http://evil.example/localhost:8080",
+        "http://localhost:8080\r\nOrigin: http://evil.example",
+        "http://evil.example\r\nOrigin: http://localhost:8080",
+        "",
+        "\u{e9}",
+    ];
+    assert_origins(&[], "localhost:8080", 403, &foreign).await;
+    assert_origins(&[], "push.example:80", 403, &["https://push.example"]).await;
+}
+
+#[tokio::test]
+async fn allowed_origins_are_let_in_besides_the_servers_own() {
+    let allow = [
+        "--allow-origin",
+        "https://app.example",
+        "--allow-origin",
+        "http://b.example:81",
+    ];
+    let let_in = [
+        "https://app.example",
+        "https://App.Example:443",
+        "http://b.example:81",
+        "http://localhost",
+    ];
+    assert_origins(&allow, "localhost", 101, &let_in).await;
+    let foreign = [
+        "http://app.example",
+        "https://app.example:444",
+        "http://b.example",
+        "null",
+    ];
+    assert_origins(&allow, "localhost", 403, &foreign).await;
+    let every = ["http://evil.example", "null"];
+    assert_origins(&["--allow-origin", "*"], "localhost", 101, &every).await;
+}
+
+/// A handshake of a browser, and a fault for each row: what stands in place of what, the status, and a word of the answer.
+#[rustfmt::skip]
+const FAULTS: [(&str, &str, u16, &str); 10] = [
+    ("Connection:", "Connection :", 400, "no HTTP/1.1 request"),
+    ("Sec-WebSocket-Version", "{125 fields}Sec-WebSocket-Version", 431, "fields"),
+    ("GET", "POST", 405, "Allow: GET"),
+    ("HTTP/1.1", "HTTP/1.0", 426, "HTTP/1.0"),
+    ("\r\n\r\n", "\r\n\r\nx", 400, "behind"),
+    ("Upgrade: websocket\r\n", "", 426, "upgrade: websocket"),
+    ("Version: 13", "Version: 12", 426, "Sec-WebSocket-Version: 13"),
+    ("YSBzYW1wbGUgMTYgYnl0ZQ==", "short", 400, "Sec-WebSocket-Key"),
+    ("Host: localhost\r\n", "", 400, "Host"),
+    ("http://localhost", "http://evil.example", 403, "http://evil.example"),
+];
+
+#[tokio::test]
+async fn where_several_rows_fit_the_first_one_counts() {
+    let server = Server::start(&[]).await;
+    let good = handshake_with("Origin: http://localhost");
+    for (row, (from, to, status, word)) in FAULTS.into_iter().enumerate() {
+        assert!(good.contains(from));
+        let one = good.replace(from, to);
+        let later = FAULTS[row + 1..].iter();
+        let all = later.clone().fold(one.clone(), |request, (from, to, ..)| {
+            request.replace(from, to)
+        });
+        let pairs = later.map(|(from, to, ..)| one.replace(from, to));
+        for request in pairs.chain([one.clone(), all]) {
+            let request = request.replace("{125 fields}", &"X: x\r\n".repeat(125));
+            assert_refused(&ask(server.address, request).await, status, word);
+        }
+    }
+}

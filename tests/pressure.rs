@@ -1,0 +1,214 @@
+//! The contract's "Under pressure".
+
+mod common;
+
+use std::{fs, io::pipe, time::Duration};
+
+use common::{
+    BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
+    handshake_with, under, upgraded, wspush,
+};
+use tokio::{io::AsyncWriteExt, join, time::sleep};
+
+/// The processor time of the program's threads, in nanoseconds.
+fn processor_time(program: &Program) -> u64 {
+    let tasks = format!("/proc/{}/task", program.child.id().unwrap());
+    let times = fs::read_dir(tasks).unwrap().map(|task| {
+        let times = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+        times.split(' ').next().unwrap().parse::<u64>().unwrap()
+    });
+    times.sum()
+}
+
+#[tokio::test]
+async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_goes_on() {
+    let arguments = ["--listen", "127.0.0.1:0", "--max-connections", "1000"];
+    let mut command = under("ulimit -n 40; exec \"$0\" \"$@\"", &arguments);
+    command.env("RUST_LOG", "wspush=debug");
+    let mut program = Program::start(command).await;
+    let mut first = upgraded(program.address).await;
+    let mut more = Vec::new();
+    for _ in 0..60 {
+        more.push(connect(program.address).await);
+    }
+    program.log_until("can't accept").await;
+    let before = processor_time(&program);
+    sleep(Duration::from_secs(1)).await;
+    let spent = Duration::from_nanos(processor_time(&program) - before);
+    assert!(spent < Duration::from_millis(100), "{spent:?} in a second");
+    first.say("still here").await;
+    let log = program.log_until("still here").await;
+    assert!(!log.contains("can't accept"), "{log}");
+    drop(more);
+    upgraded(program.address).await;
+    assert_eq!(program.stop().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn one_client_misbehaves_and_no_other_sees_it() {
+    let server = Server::start(&["--interval", "0.005"]).await;
+    let mut good = upgraded(server.address).await;
+    let misbehaviour = async {
+        let mut stalled = upgraded(server.address).await;
+        stalled.say("start").await;
+        for _ in 0..20 {
+            for bad in [
+                b"\x81\x05start".to_vec(),
+                frame(CLOSE, "x"),
+                frame(TEXT, "\u{fffd}".repeat(2000)),
+                frame(PING, "x").repeat(100),
+                frame(BINARY & !CONTINUED, "x"),
+            ] {
+                let mut client = upgraded(server.address).await;
+                client.say("start").await;
+                client.write(bad).await;
+                client.stream.set_zero_linger().unwrap();
+            }
+            let mut client = connect(server.address).await;
+            assert_eq!(client.ask("nonsense\r\n\r\n").await.status, 400);
+        }
+        stalled.expect_notifications(1..=20).await;
+    };
+    let notifications = async {
+        good.say("start").await;
+        good.expect_notifications(1..=200).await;
+    };
+    join!(misbehaviour, notifications);
+}
+
+#[tokio::test]
+async fn no_client_can_write_a_line_of_the_log_at_any_level() {
+    let mut command = wspush(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "trace");
+    let program = Program::start(command).await;
+    let forged = "\nforged \x1b[31m\u{9b}31m\u{2028}\r";
+    let mut client = connect(program.address).await;
+    let origin = "Origin: http://localhost\r\nX: \u{9b}31m\u{2028}";
+    assert_eq!(client.ask(handshake_with(origin)).await.status, 101);
+    client.say(forged).await;
+    client.hear().await;
+    client.send(PING, forged).await;
+    client.receive().await;
+    client.send(CLOSE, close(4000, forged)).await;
+    client.expect_close(4000, forged).await;
+    for (from, to) in [
+        ("GET /", "GET /\u{9b}x"),
+        ("GET /", "GET \u{2028}"),
+        ("WebSocket-Version: 13", "WebSocket-Version: \u{9b}\t"),
+        ("Host: localhost", "Host: \u{9b}x"),
+        ("YSBz", "\u{9b}"),
+    ] {
+        ask(program.address, HANDSHAKE.replace(from, to)).await;
+    }
+    ask(program.address, handshake_with("Origin: \u{9b}\u{2028}")).await;
+    ask(program.address, forged).await;
+    let (_, _, log) = program.stop().await;
+    for line in log.lines() {
+        assert!(line.starts_with("20"), "{line:?}");
+        assert!(
+            !line.contains(|c: char| c.is_control() || c == '\u{2028}'),
+            "{line:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_says() {
+    let program = Program::listening(&[]).await;
+    let mut client = upgraded(program.address).await;
+    for _ in 0..300 {
+        client.say("wrong").await;
+        client.hear().await;
+        client.send(PING, "x").await;
+        client.receive().await;
+    }
+    client.send(CLOSE, "").await;
+    client.receive().await;
+    let peer = client.stream.local_addr().unwrap().to_string();
+    drop(client);
+    let (_, _, log) = program.stop().await;
+    let lines = log.lines().filter(|line| line.contains(&peer)).count();
+    assert!((1..=4).contains(&lines), "{lines}: {log}");
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_before_it_has_sent_a_byte_is_not_logged() {
+    let program = Program::listening(&[]).await;
+    let mut checks = Vec::new();
+    for reset in [false, true, false, true] {
+        let mut check = connect(program.address).await;
+        checks.push(check.stream.local_addr().unwrap().to_string());
+        if reset {
+            check.stream.set_zero_linger().unwrap();
+        } else {
+            // Until the server has closed too.
+            check.stream.shutdown().await.unwrap();
+            check.expect_end().await;
+        }
+    }
+    let spoken = upgraded(program.address).await;
+    let peer = spoken.stream.local_addr().unwrap().to_string();
+    drop(spoken);
+    let (_, _, log) = program.stop().await;
+    assert!(log.contains(&peer), "{log}");
+    assert!(!checks.iter().any(|check| log.contains(check)), "{log}");
+}
+
+#[tokio::test]
+async fn when_nobody_reads_the_log_the_server_serves_on() {
+    let (unread, log) = pipe().unwrap();
+    let mut command = wspush(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "wspush=debug").stderr(log);
+    let program = Program::start(command).await;
+    let mut client = upgraded(program.address).await;
+    // More than the pipe and the program's own queue hold.
+    let words = "x".repeat(4000);
+    for _ in 0..500 {
+        client.say(&words).await;
+        client.hear().await;
+    }
+    client.say("start").await;
+    client.expect("Notification 1").await;
+    upgraded(program.address).await;
+    assert_eq!(program.stop().await.0, Some(0));
+    drop(unread);
+}
+
+/// Some bytes, always the same for a seed (xorshift).
+fn bytes(mut seed: u64) -> impl Iterator<Item = u8> {
+    std::iter::repeat_with(move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed.to_be_bytes()[0]
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_any_input_at_all_the_connection_ends_without_a_panic() {
+    for seed in 1..500 {
+        let mut random = bytes(seed * 0x9E37_79B9);
+        let mut mutated = HANDSHAKE.as_bytes().to_vec();
+        let place = usize::from(random.next().unwrap()) % mutated.len();
+        mutated[place] = random.next().unwrap();
+        let noise: Vec<u8> = random.by_ref().take(300).collect();
+        let frames: Vec<u8> = noise
+            .chunks(20)
+            .flat_map(|chunk| frame(CONTINUED | chunk[0] & 0xF, &chunk[1..]))
+            .collect();
+        for (upgraded, input) in [
+            (false, mutated),
+            (false, noise.clone()),
+            (true, noise),
+            (true, frames),
+        ] {
+            let (mut client, connection) = common::pipe(100_000, 1.0);
+            if upgraded {
+                client = client.upgraded().await;
+            }
+            client.write(input).await;
+            drop(client);
+            connection.await.unwrap();
+        }
+    }
+}
