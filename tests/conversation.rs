@@ -8,6 +8,7 @@ use common::{
     BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, pipe, upgraded,
 };
 use tokio::{
+    io::AsyncReadExt,
     net::TcpSocket,
     time::{Instant, sleep},
 };
@@ -200,6 +201,21 @@ async fn a_write_that_makes_no_way_for_10_s_ends_the_connection() {
     client.say("start").await;
     connection.await.unwrap();
     assert_elapsed(start, 14.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_makes_way_however_slowly_does_not_end_the_connection() {
+    let (client, connection) = pipe(64, 1.0);
+    let mut client = client.upgraded().await;
+    client.say("start").await;
+    for count in 0..500 {
+        sleep(Duration::from_secs(5)).await;
+        client.stream.read_u8().await.unwrap();
+        if count % 3 == 0 {
+            client.send(PONG, "").await;
+        }
+        assert!(!connection.is_finished());
+    }
 }
 
 #[tokio::test(start_paused = true)]

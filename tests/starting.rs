@@ -223,6 +223,19 @@ async fn a_port_in_use_is_one_line_with_the_address_and_the_reason_and_status_1(
 }
 
 #[tokio::test]
+async fn a_host_that_does_not_resolve_is_one_line_with_the_address_and_the_reason_and_status_1() {
+    // Longer than a label of a name may be, so that nobody is asked.
+    let host = format!("{}:80", "x".repeat(64));
+    let (status, stdout, stderr) = outcome(wspush(&["--listen", &host])).await;
+    assert_eq!((status, &*stdout), (Some(1), ""));
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.contains(&host) && stderr.contains("lookup"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test]
 async fn a_bad_option_is_told_with_what_would_be_right_and_status_2() {
     for (option, bad, right) in [
         (
