@@ -93,6 +93,13 @@ fn measure(options: &Options) -> Result<()> {
         .map_or(INTERVALS.to_vec(), |interval| vec![interval]);
     let mut loads: Vec<_> = intervals.into_iter().map(table::Load::new).collect();
     for round in 1..=options.rounds {
+        let expected = begin
+            .elapsed()
+            .mul_f64(table::count(round) / table::count(round.max(2) - 1));
+        if expected > TIME_LIMIT {
+            eprintln!("no time for round {round}");
+            break;
+        }
         eprintln!("round {round} of {}", options.rounds);
         for load in &mut loads {
             // The first is not always the same, for a machine may get slower while it works.
