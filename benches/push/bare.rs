@@ -110,11 +110,10 @@ impl Server {
         };
         let mut buffer = [0; 512];
         let size = connection.stream.read(&mut buffer).unwrap_or(0);
-        match &mut buffer[..size] {
+        match &buffer[..size] {
             [b'G', ..] => connection.stream.write_all(&answer(&buffer[..size])?)?,
-            [0x81, 0x85, mask @ .., a, b, c, d, e] if mask.len() == 4 => {
-                let said = [*a, *b, *c, *d, *e];
-                let said = [0, 1, 2, 3, 4].map(|i: usize| said[i] ^ mask[i % 4]);
+            [0x81, 0x85, masked @ ..] if masked.len() == 9 => {
+                let said = [0, 1, 2, 3, 4].map(|i| masked[4 + i] ^ masked[i % 4]);
                 if said == *b"start" {
                     connection.number = 1;
                     connection.due = nanoseconds(self.begin);

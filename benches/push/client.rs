@@ -91,7 +91,7 @@ fn measure(clients: &mut Clients, server: &Server, connections: usize) -> Result
     let storms = first.clock + second.clock;
     let notifications = count(lateness.len());
     lateness.sort_unstable();
-    let at = |percent| streaming.unless_saturated(f64::from(percentile(&lateness, percent)) / 1e3);
+    let at = |percent| streaming.unless_starved(f64::from(percentile(&lateness, percent)) / 1e3);
     Ok([
         in_storms(2.0 / each / storms.as_secs_f64()),
         (first.server + second.server).as_secs_f64() * 1e6 * each / 2.0,

@@ -14,6 +14,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader, Write},
+    num::NonZero,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -45,8 +46,8 @@ struct Options {
     rounds: usize,
 
     /// How many servers side by side share the connections: a process may not hold enough descriptors for all
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    servers: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    servers: NonZero<usize>,
 
     /// A server to compare with instead of the bare one; it must take wspush's --listen and --interval
     #[arg(long, value_name = "PATH")]
@@ -112,7 +113,7 @@ fn measure(options: &Options) -> Result<()> {
             load.add(wspush?, reference?);
         }
     }
-    table::print(options.connections, options.servers, &loads);
+    table::print(options.connections, options.servers.get(), &loads);
     let size = fs::metadata(env!("CARGO_BIN_EXE_wspush"))?.len();
     println!("wspush is {} KiB large", size / 1024);
     Ok(())
@@ -126,7 +127,7 @@ fn measure_once(
     deadline: Instant,
 ) -> Result<table::Figures> {
     let connections = options.connections / options.servers;
-    let mut clients = (0..options.servers)
+    let mut clients = (0..options.servers.get())
         .map(|_| Client::start(connections, interval, program, deadline))
         .collect::<Result<Vec<_>>>()?;
     // Nothing is measured before the connections of all servers stream.
@@ -136,7 +137,7 @@ fn measure_once(
     for client in &mut clients {
         client.go()?;
     }
-    let figures = clients.iter_mut().map(|client| client.figures());
+    let figures = clients.iter_mut().map(Client::figures);
     Ok(table::over_all(&figures.collect::<Result<Vec<_>>>()?))
 }
 

@@ -51,8 +51,10 @@ impl Server {
     fn cpu(&self) -> Result<Duration> {
         let mut sum = Duration::ZERO;
         for thread in fs::read_dir(self.file("task"))? {
-            // It may just have ended.
-            sum += cpu(&format!("{}/schedstat", thread?.path().display())).unwrap_or_default();
+            // A thread may just have ended.
+            if let Ok([running, _]) = schedstat(&thread?.path().to_string_lossy()) {
+                sum += running;
+            }
         }
         Ok(sum)
     }
@@ -79,10 +81,15 @@ impl Drop for Server {
     }
 }
 
-fn cpu(schedstat: &str) -> Result<Duration> {
-    let text = fs::read_to_string(schedstat)?;
-    let nanoseconds = text.split_whitespace().next().ok_or("no schedstat")?;
-    Ok(Duration::from_nanos(nanoseconds.parse()?))
+/// How long a thread has run, and how long it has waited for a core.
+fn schedstat(thread: &str) -> Result<[Duration; 2]> {
+    let text = fs::read_to_string(format!("{thread}/schedstat"))?;
+    let mut fields = text.split_whitespace().map(str::parse);
+    let mut next = || -> Result<Duration> {
+        let nanoseconds = fields.next().ok_or("no schedstat")??;
+        Ok(Duration::from_nanos(nanoseconds))
+    };
+    Ok([next()?, next()?])
 }
 
 /// How much time has passed, for a clock and for both processes.
@@ -91,28 +98,43 @@ pub(crate) struct Times {
     pub(crate) clock: Duration,
     pub(crate) server: Duration,
     client: Duration,
+    /// How long the client could have run, but had no core.
+    waiting: Duration,
 }
 
 impl Times {
     pub(crate) fn now(begin: Instant, server: &Server) -> Result<Self> {
+        let clock = begin.elapsed();
+        let [client, waiting] = schedstat("/proc/thread-self")?;
         Ok(Self {
-            clock: begin.elapsed(),
+            clock,
             server: server.cpu()?,
-            client: cpu("/proc/thread-self/schedstat")?,
+            client,
+            waiting,
         })
     }
 
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
-            clock: self.clock - earlier.clock,
-            server: self.server - earlier.server,
-            client: self.client - earlier.client,
+            clock: self.clock.saturating_sub(earlier.clock),
+            server: self.server.saturating_sub(earlier.server),
+            client: self.client.saturating_sub(earlier.client),
+            waiting: self.waiting.saturating_sub(earlier.waiting),
         }
     }
 
     /// NaN when the client had nearly no time left, for then it was the client that was measured.
     pub(crate) fn unless_saturated(self, figure: f64) -> f64 {
-        if self.client > self.clock.mul_f64(0.85) {
+        self.unless_busy(self.client, figure)
+    }
+
+    /// NaN also when it nearly always waited for a core: what it read was late by then, whoever is to blame.
+    pub(crate) fn unless_starved(self, figure: f64) -> f64 {
+        self.unless_busy(self.client + self.waiting, figure)
+    }
+
+    fn unless_busy(self, busy: Duration, figure: f64) -> f64 {
+        if busy > self.clock.mul_f64(0.85) {
             f64::NAN
         } else {
             figure
