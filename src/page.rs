@@ -4,7 +4,7 @@ pub(crate) const HTML: &str = include_str!("page.html");
 
 /// The policy lets in the page's own style and script, by their hashes, and connections to where it came from.
 pub(crate) const FIELDS: &str = "Content-Type: text/html; charset=utf-8\r\n\
-    Content-Security-Policy: default-src 'none'; style-src 'sha256-hmDHKkBJinNcgp2/DHViGIZckjsNHBv/icFbxL0+6xg='; script-src 'sha256-gkebGi49n2lJPRFgDMRBMVPgPYIE7tZgV8qKHyl//ZQ='; \
+    Content-Security-Policy: default-src 'none'; style-src 'sha256-xoMP46o0IybWKNgmLYP+HYXxz7O4j4TikLBwjp4rYmI='; script-src 'sha256-gkebGi49n2lJPRFgDMRBMVPgPYIE7tZgV8qKHyl//ZQ='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 
 #[cfg(test)]
