@@ -6,11 +6,11 @@ use clap::Parser;
 
 use crate::origin::AllowedOrigin;
 
-/// Pushes `Notification 1`, `Notification 2`, … over WebSocket to every client that says `start`.
+/// Pushes numbered notifications over WebSocket to every client that says start.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
-#[command(version)]
+#[command(version, next_line_help = true, after_long_help = AFTER_HELP)]
 pub struct Options {
-    /// Where to listen: on every address that HOST resolves to; port 0 lets the system pick one
+    /// Where to listen: every address of HOST; port 0 lets the system pick
     #[arg(
         long,
         env = "WSPUSH_LISTEN",
@@ -20,7 +20,7 @@ pub struct Options {
     )]
     pub listen: HostPort,
 
-    /// Seconds between notifications, such as 0.25; from 0.001 to 86400
+    /// Seconds from one notification to the next, from 0.001 to 86400
     #[arg(
         long,
         env = "WSPUSH_INTERVAL",
@@ -31,26 +31,49 @@ pub struct Options {
     #[arg(value_parser = seconds, allow_hyphen_values = true)]
     pub interval: Duration,
 
-    /// A browser origin let in besides the server's own, such as `https://app.example`; repeatable; `*` lets every one in
+    /// A browser origin to let in besides the server's own; * for all.
+    /// Repeatable, with commas between in the environment
     #[arg(
         long,
         env = "WSPUSH_ALLOW_ORIGIN",
         hide_env_values = true,
         value_name = "ORIGIN",
-        value_delimiter = ','
+        value_delimiter = ',',
+        help_heading = "Who may connect",
+        verbatim_doc_comment
     )]
     pub allow_origin: Vec<AllowedOrigin>,
 
-    /// How many connections there may be at once [default: what the file-descriptor limit leaves]
+    /// Most connections at once; by default what the descriptor limit leaves
     #[arg(
         long,
         env = "WSPUSH_MAX_CONNECTIONS",
         hide_env_values = true,
         value_name = "N",
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        help_heading = "Who may connect"
     )]
     pub max_connections: Option<NonZero<u32>>,
 }
+
+const AFTER_HELP: &str = "\
+The command line wins over the environment. The URLs listened on go to standard
+output, the log to standard error.
+
+Log:
+  RUST_LOG=info            connections, refusals, start and stop (the default)
+  RUST_LOG=wspush=debug    also what clients say
+  NO_COLOR=1               no colours; without a terminal there are none anyway
+
+Examples:
+  wspush
+  wspush --listen 0.0.0.0:80 --interval 0.25
+  wspush --allow-origin https://app.example --allow-origin http://localhost:3000
+  WSPUSH_LISTEN=[::1]:0 wspush
+
+Then:
+  websocat ws://localhost:8080/    and type: start
+  http://localhost:8080/           in a browser is a client, too";
 
 /// What the program does without arguments, whatever its environment says.
 impl Default for Options {
