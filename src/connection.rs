@@ -16,11 +16,12 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use tracing::info;
 
 use crate::{
-    handshake::{self, Failure, Refusal},
+    handshake::{self, Failure},
     linger::linger,
-    liveness::Heard,
+    liveness::Watched,
     notifications::Source,
     origin::AllowedOrigin,
+    refusal::Refusal,
     session::{Session, config},
 };
 
@@ -63,8 +64,8 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     allowed: &[AllowedOrigin],
     timer: Pin<&mut Sleep>,
     stopping: impl Future<Output = ()>,
-) -> Option<WebSocketStream<Heard<S>>> {
-    let mut stream = Heard::new(stream);
+) -> Option<WebSocketStream<Watched<S>>> {
+    let mut stream = Watched::new(stream);
     let upgraded = select! {
         upgraded = handshake::upgrade(&mut stream, allowed, timer) => upgraded,
         () = stopping => return None,

@@ -1,17 +1,13 @@
-//! The opening handshake (RFC 6455 §4.2): the upgrade by tungstenite, and the refusal of what is none.
+//! The opening handshake (RFC 6455 §4.2): which request is upgraded, by tungstenite, and which is refused, and how.
 //!
 //! The guards stand in the order of the contract: where several fit, the first one counts. Only the connection limit,
 //! which counts before all of them, is looked at elsewhere: where connections are accepted.
 
-use std::{
-    io,
-    pin::Pin,
-    time::{Duration, SystemTime},
-};
+use std::{io, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::Sleep,
 };
 use tokio_tungstenite::tungstenite::{
@@ -22,16 +18,16 @@ use tokio_tungstenite::tungstenite::{
         server::{Request, Response, create_response, write_response},
     },
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue,
         header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
     },
 };
 
 use crate::{
-    liveness::Heard,
+    liveness::Watched,
     origin::{AllowedOrigin, is_host, may_connect},
-    page,
-    timed::{self, within},
+    refusal::Refusal,
+    timed::{within, write_all},
 };
 
 /// How long the request's head may take from the connection on.
@@ -47,16 +43,6 @@ const PIECE_MIN: usize = 128;
 /// How much of a value from the peer is quoted back to it and to the log.
 const QUOTE_LIMIT: usize = 100;
 
-// The fields that tell the client what to do, for each kind of refusal.
-const CLOSE: &str = "Connection: close\r\n";
-const RETRY: &str = "Connection: close\r\nRetry-After: 5\r\n";
-const ALLOW: &str = "Connection: close\r\nAllow: GET\r\n";
-const UPGRADE_REQUIRED: &str = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
-const VERSION_REQUIRED: &str =
-    "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
-
-const PLAIN_TEXT: &str = "Content-Type: text/plain; charset=utf-8\r\n";
-
 /// Why there was no handshake.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -64,74 +50,6 @@ pub(crate) enum Failure {
     Refused(Refusal),
     /// Nobody is left to answer.
     Vanished,
-}
-
-/// An HTTP answer other than 101.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: StatusCode,
-    fields: &'static str,
-    /// What was wrong, and what would be right.
-    pub(crate) reason: String,
-    /// Whether the answer carries the page in place of the reason.
-    page: bool,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, fields: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            status,
-            fields,
-            reason: reason.into(),
-            page: false,
-        }
-    }
-
-    /// For a request that is no handshake: it may come from a browser.
-    fn no_upgrade(reason: impl Into<String>) -> Self {
-        Self {
-            page: true,
-            ..Self::new(StatusCode::UPGRADE_REQUIRED, UPGRADE_REQUIRED, reason)
-        }
-    }
-
-    fn bad_request(reason: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, CLOSE, reason)
-    }
-
-    pub(crate) fn full(limit: u32) -> Self {
-        let reason = format!(
-            "All {limit} connections that this server holds are taken. Try again in a few seconds."
-        );
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, RETRY, reason)
-    }
-
-    /// Writes the answer, whole (RFC 9112 §4).
-    pub(crate) async fn send(
-        &self,
-        stream: &mut (impl AsyncWrite + Unpin),
-        timer: Pin<&mut Sleep>,
-    ) -> io::Result<bool> {
-        let date = httpdate::fmt_http_date(SystemTime::now());
-        let mut answer = format!(
-            "HTTP/1.1 {}\r\nDate: {date}\r\n{}",
-            self.status, self.fields
-        );
-        // The answer to a HEAD has no body, so that to any other method than GET has none.
-        let content = if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            "Content-Length: 0\r\n\r\n".into()
-        } else {
-            let (fields, body) = if self.page {
-                (page::FIELDS, page::HTML)
-            } else {
-                (PLAIN_TEXT, self.reason.as_str())
-            };
-            let length = body.len() + 1;
-            format!("{fields}Content-Length: {length}\r\n\r\n{body}\n")
-        };
-        answer.push_str(&content);
-        timed::write(timer, stream.write_all(answer.as_bytes())).await
-    }
 }
 
 impl From<Refusal> for Failure {
@@ -148,7 +66,7 @@ impl From<io::Error> for Failure {
 
 /// Reads the request and answers it with 101, or tells how it is to be refused. Returns the request's origin.
 pub(crate) async fn upgrade<S>(
-    stream: &mut Heard<S>,
+    stream: &mut Watched<S>,
     allowed: &[AllowedOrigin],
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Option<String>, Failure>
@@ -162,11 +80,11 @@ where
     let mut answer = Vec::new();
     write_response(&mut answer, &response)
         .map_err(|error| Refusal::bad_request(error.to_string()))?;
-    timed::write(timer, stream.write_all(&answer)).await?;
+    write_all(stream, &answer, timer).await?;
     Ok(origin)
 }
 
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut Heard<S>) -> Result<Request, Failure> {
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Request, Failure> {
     let mut head = Vec::with_capacity(1024);
     let mut pieces = 0;
     loop {
@@ -203,25 +121,25 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Heard<S>) -> Result<Reques
 
 fn too_late() -> Refusal {
     let limit = HEAD_TIMEOUT.as_secs();
-    let reason =
-        format!("No whole request head came within {limit} s of the connection. Send it at once.");
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, CLOSE, reason)
+    let what = "No whole request head came within";
+    Refusal::request_timeout(format!(
+        "{what} {limit} s of the connection. Send it at once."
+    ))
 }
 
 fn too_large(what: &str) -> Refusal {
-    let reason = format!("The request's head {what}. Send fewer and shorter fields, at once.");
-    Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, CLOSE, reason)
+    Refusal::head_too_large(format!(
+        "The request's head {what}. Send fewer and shorter fields, at once."
+    ))
 }
 
 fn not_parsed(error: &WsError) -> Refusal {
     match error {
-        WsError::Protocol(ProtocolError::WrongHttpMethod) => Refusal::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            ALLOW,
-            "The method was not GET.",
-        ),
+        WsError::Protocol(ProtocolError::WrongHttpMethod) => {
+            Refusal::method_not_allowed("The method was not GET.")
+        }
         WsError::Protocol(ProtocolError::WrongHttpVersion) => {
-            Refusal::no_upgrade("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
+            Refusal::upgrade_required("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
         }
         WsError::Capacity(_) => too_large("has more than 124 fields"),
         error => Refusal::bad_request(format!(
@@ -232,66 +150,89 @@ fn not_parsed(error: &WsError) -> Refusal {
 
 /// The 101 for a request that is a handshake.
 fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, Refusal> {
+    require_path(&request)?;
+    require_upgrade(request.headers_mut())?;
+    require_version(request.headers())?;
+    let response = require_key(&request)?;
+    let host = require_host(request.headers())?;
+    require_origin(request.headers(), host, allowed)?;
+    Ok(response)
+}
+
+fn require_path(request: &Request) -> Result<(), Refusal> {
+    let target = request.uri();
     // tungstenite takes what is no path for a host.
-    if !request.uri().path().starts_with('/') {
-        let reason = format!(
-            "The request's target {} is no path. Ask for / or any other path.",
-            quote(request.uri().to_string())
-        );
-        return Err(Refusal::bad_request(reason));
+    if target.path().starts_with('/') {
+        return Ok(());
     }
+    let target = quote(target.to_string());
+    Err(Refusal::bad_request(format!(
+        "The request's target {target} is no path. Ask for /, or any other."
+    )))
+}
+
+fn require_upgrade(headers: &mut HeaderMap) -> Result<(), Refusal> {
     for (name, token) in [(UPGRADE, "websocket"), (CONNECTION, "upgrade")] {
-        if !has_token(request.headers(), &name, token) {
-            let reason = format!(
-                "This is a WebSocket server, and the request has no \"{name}: {token}\". Connect with a WebSocket client."
-            );
-            return Err(Refusal::no_upgrade(reason));
+        if !has_token(headers, &name, token) {
+            return Err(Refusal::no_handshake(format!(
+                "The request has no \"{name}: {token}\". Connect with a WebSocket client."
+            )));
         }
         // tungstenite wants it in the first line of that name, and for Upgrade without other protocols.
-        request
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(token));
+        headers.insert(name, HeaderValue::from_static(token));
     }
-    let headers = request.headers();
-    if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let reason = format!(
-            "The Sec-WebSocket-Version is {}. This server speaks 13.",
-            quote_all(headers, &SEC_WEBSOCKET_VERSION)
-        );
-        return Err(Refusal::new(
-            StatusCode::UPGRADE_REQUIRED,
-            VERSION_REQUIRED,
-            reason,
-        ));
+    Ok(())
+}
+
+fn require_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    if only(headers, &SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13") {
+        return Ok(());
     }
-    let response = only(headers, &SEC_WEBSOCKET_KEY).and_then(|_| create_response(&request).ok());
-    let Some(response) = response else {
-        let key = quote_all(headers, &SEC_WEBSOCKET_KEY);
-        return Err(Refusal::bad_request(format!(
-            "The Sec-WebSocket-Key is {key}. It must be 16 bytes in base64, once."
-        )));
-    };
-    let host = only(headers, &HOST)
-        .and_then(|host| host.to_str().ok())
-        .filter(|host| is_host(host));
-    let Some(host) = host else {
+    let version = quote_all(headers, &SEC_WEBSOCKET_VERSION);
+    Err(Refusal::version_required(format!(
+        "The Sec-WebSocket-Version is {version}. This server speaks 13."
+    )))
+}
+
+/// The key is all that tungstenite can still object to.
+fn require_key(request: &Request) -> Result<Response, Refusal> {
+    let key = only(request.headers(), &SEC_WEBSOCKET_KEY);
+    key.and_then(|_| create_response(request).ok())
+        .ok_or_else(|| {
+            let key = quote_all(request.headers(), &SEC_WEBSOCKET_KEY);
+            Refusal::bad_request(format!(
+                "The Sec-WebSocket-Key is {key}. It must be 16 bytes in base64, once."
+            ))
+        })
+}
+
+fn require_host(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let host = only(headers, &HOST).and_then(|host| host.to_str().ok());
+    host.filter(|host| is_host(host)).ok_or_else(|| {
         let host = quote_all(headers, &HOST);
-        return Err(Refusal::bad_request(format!(
+        Refusal::bad_request(format!(
             "The Host is {host}. It must be one host, with a port or without."
-        )));
-    };
-    if !headers.get_all(ORIGIN).iter().all(|origin| {
+        ))
+    })
+}
+
+fn require_origin(
+    headers: &HeaderMap,
+    host: &str,
+    allowed: &[AllowedOrigin],
+) -> Result<(), Refusal> {
+    let is_let_in = |origin: &HeaderValue| {
         origin
             .to_str()
             .is_ok_and(|origin| may_connect(origin, host, allowed))
-    }) {
-        let reason = format!(
-            "The origin {} may not connect to {host:?}. --allow-origin lets it in.",
-            quote_all(headers, &ORIGIN)
-        );
-        return Err(Refusal::new(StatusCode::FORBIDDEN, CLOSE, reason));
+    };
+    if headers.get_all(ORIGIN).iter().all(is_let_in) {
+        return Ok(());
     }
-    Ok(response)
+    let (origin, host) = (quote_all(headers, &ORIGIN), quote(host));
+    Err(Refusal::forbidden(format!(
+        "The origin {origin} may not connect to {host}. The server's option --allow-origin would let it in."
+    )))
 }
 
 /// The field's value, if it stands there once.

@@ -6,7 +6,8 @@
 //! | [`server`] | listening, accepting, the connection limit, the drain |
 //! | `workers` | the threads that connections are dealt out to |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
-//! | `handshake` | the upgrade, and each refusal |
+//! | `handshake` | which request is upgraded, and which is refused |
+//! | `refusal` | the answers to what is refused |
 //! | `page` | what a browser that opens the server's URL is shown: a live client |
 //! | `origin` | which browser origins may connect |
 //! | `session` | the conversation |
@@ -24,6 +25,7 @@ pub mod notifications;
 pub mod options;
 mod origin;
 mod page;
+mod refusal;
 pub mod server;
 mod session;
 mod timed;

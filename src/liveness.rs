@@ -16,27 +16,34 @@ use tokio::{
 /// Half the 60 s after which proxies commonly close what is idle (nginx's `proxy_read_timeout`), with room to spare.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
-/// A stream that knows when a byte last came. (tungstenite tells of whole messages only, not of fragments.)
+/// A stream that knows when a byte last came and how many went: tungstenite tells of whole messages only.
 #[derive(Debug)]
-pub(crate) struct Heard<S> {
+pub(crate) struct Watched<S> {
     stream: S,
     last: Instant,
     spoken: bool,
+    written: u64,
 }
 
-impl<S> Heard<S> {
+impl<S> Watched<S> {
     /// Counts from now.
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             last: Instant::now(),
             spoken: false,
+            written: 0,
         }
     }
 
     /// When a byte last came, or the connection if none has.
     pub(crate) fn last(&self) -> Instant {
         self.last
+    }
+
+    /// How many bytes went.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether a byte ever came.
@@ -88,7 +95,7 @@ impl Liveness {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -104,13 +111,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(written)) = result {
+            self.written += written as u64;
+        }
+        result
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

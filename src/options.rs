@@ -1,6 +1,6 @@
 //! The command line, and the environment variables that stand in for it.
 
-use std::{num::NonZero, str::FromStr, time::Duration};
+use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 
 use clap::Parser;
 
@@ -97,6 +97,17 @@ pub struct HostPort {
     pub host: String,
     /// 0 lets the system pick one.
     pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
 }
 
 impl FromStr for HostPort {

@@ -1,6 +1,8 @@
 //! The server as a whole: listening on every address, accepting, the connection limit, the drain.
 
-use std::{collections::BTreeSet, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -13,9 +15,9 @@ use tracing::{info, warn};
 
 use crate::{
     connection::{Service, refuse},
-    handshake::Refusal,
     notifications::Source,
     options::{HostPort, Options},
+    refusal::Refusal,
     workers::Workers,
 };
 
@@ -46,7 +48,8 @@ const OWN_DESCRIPTORS: u32 = 24;
 pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
     // A set, since a host may be listed with one address twice.
     let addresses: BTreeSet<SocketAddr> = lookup_host((host.host.as_str(), host.port))
-        .await?
+        .await
+        .map_err(|error| with_address(host, &error))?
         .collect();
     let mut listeners = Vec::new();
     let mut passed_over = None;
@@ -83,7 +86,7 @@ fn is_not_ours(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-fn with_address(address: SocketAddr, error: &io::Error) -> io::Error {
+fn with_address(address: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 

@@ -5,9 +5,10 @@ use std::{
     future::{Future, pending},
     net::SocketAddr,
     pin::Pin,
+    task::Poll,
 };
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -22,9 +23,9 @@ use tracing::debug;
 use crate::{
     end::End,
     linger::linger,
-    liveness::{Heard, Liveness, Verdict},
+    liveness::{Liveness, Verdict, Watched},
     notifications::Source,
-    timed,
+    timed::{WRITE_TIMEOUT, within},
 };
 
 /// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
@@ -51,7 +52,7 @@ pub(crate) fn config() -> WebSocketConfig {
 
 /// One client's conversation, from the end of its handshake to the last that it is told.
 pub(crate) struct Session<'a, S, N> {
-    socket: WebSocketStream<Heard<S>>,
+    socket: WebSocketStream<Watched<S>>,
     peer: &'a SocketAddr,
     timer: Pin<&'a mut Sleep>,
     liveness: Liveness,
@@ -63,7 +64,7 @@ pub(crate) struct Session<'a, S, N> {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     pub(crate) fn new(
-        socket: WebSocketStream<Heard<S>>,
+        socket: WebSocketStream<Watched<S>>,
         peer: &'a SocketAddr,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
@@ -170,11 +171,24 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     /// Finishes sending what was said and what tungstenite has answered. Tells whether the client kept it waiting.
     async fn flush(&mut self) -> Result<bool, End> {
-        let waited = timed::write(self.timer.as_mut(), self.socket.flush()).await?;
-        if waited {
-            self.timer.as_mut().reset(self.liveness.due);
+        // Nearly every write goes at once, and sets no timer.
+        if let Poll::Ready(result) = poll!(self.socket.flush()) {
+            result?;
+            return Ok(false);
         }
-        Ok(waited)
+        loop {
+            let written = self.socket.get_ref().written();
+            if let Some(result) =
+                within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await
+            {
+                result?;
+                self.timer.as_mut().reset(self.liveness.due);
+                return Ok(true);
+            }
+            if self.socket.get_ref().written() == written {
+                return Err(End::Stalled);
+            }
+        }
     }
 }
 

@@ -1,15 +1,9 @@
 //! Waiting for a peer, never for ever: every such wait is bounded by the one timer that each connection has.
 
-use std::{
-    future::Future,
-    io,
-    pin::{Pin, pin},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::Future, io, pin::Pin, time::Duration};
 
-use futures_util::poll;
 use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
     select,
     time::{Instant, Sleep},
 };
@@ -31,18 +25,12 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// Finishes `write`, or fails with [`io::ErrorKind::TimedOut`]. Tells whether the peer kept it waiting, which alone
-/// sets the timer.
-pub(crate) async fn write<E: From<io::Error>>(
+/// Writes all `bytes` within [`WRITE_TIMEOUT`], or fails with [`io::ErrorKind::TimedOut`].
+pub(crate) async fn write_all(
+    stream: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
     timer: Pin<&mut Sleep>,
-    write: impl Future<Output = Result<(), E>>,
-) -> Result<bool, E> {
-    let mut write = pin!(write);
-    if let Poll::Ready(result) = poll!(&mut write) {
-        return result.map(|()| false);
-    }
-    match within(WRITE_TIMEOUT, timer, write).await {
-        Some(result) => result.map(|()| true),
-        None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-    }
+) -> io::Result<()> {
+    let written = within(WRITE_TIMEOUT, timer, stream.write_all(bytes)).await;
+    written.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
