@@ -12,7 +12,7 @@ use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -182,6 +182,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
                 within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await
             {
                 result?;
+                // Nobody listened meanwhile, and who reads is there: the silence counts anew.
+                self.liveness = Liveness::new(Instant::now());
                 self.timer.as_mut().reset(self.liveness.due);
                 return Ok(true);
             }

@@ -396,7 +396,7 @@ const FAULTS: [(&str, &str, u16, &str); 10] = [
     ("GET", "POST", 405, "Allow: GET"),
     ("HTTP/1.1", "HTTP/1.0", 426, "HTTP/1.0"),
     ("\r\n\r\n", "\r\n\r\nx", 400, "behind"),
-    ("Upgrade: websocket\r\n", "", 426, "upgrade: websocket"),
+    ("Upgrade: websocket\r\n", "", 426, "Connect with a WebSocket client"),
     ("Version: 13", "Version: 12", 426, "Sec-WebSocket-Version: 13"),
     ("YSBzYW1wbGUgMTYgYnl0ZQ==", "short", 400, "Sec-WebSocket-Key"),
     ("Host: localhost\r\n", "", 400, "Host"),
