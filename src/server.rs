@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::{Semaphore, oneshot},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -30,6 +30,9 @@ const SEND_BUFFER: u32 = 16 * 1024;
 
 /// How long to wait before the next try after a failed accept, for a descriptor to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// After this long without a failed accept, the next one is told again.
+const ACCEPT_QUIET: Duration = Duration::from_secs(60);
 
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,19 +170,17 @@ where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
 {
-    let mut failing = false;
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                failing = false;
-                acceptor.admit(stream, peer).await;
-            }
+            Ok((stream, peer)) => acceptor.admit(stream, peer).await,
             // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
             Err(error) => {
-                if !failing {
+                let now = Instant::now();
+                if told.is_none_or(|told| now > told + ACCEPT_QUIET) {
                     warn!(%error, "can't accept connections, trying on");
                 }
-                failing = true;
+                told = Some(now);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
