@@ -1,0 +1,359 @@
+//! What the server says to what, and when (the contract's tables "The conversation" and "How a connection ends").
+
+use std::time::Duration;
+
+use super::{
+    client::{Ending, Record, Script, TICK},
+    frame::{
+        BINARY, CLOSE, CONTINUATION, Frame, Header, LIMIT, PING, PONG, TEXT, UNSURE_CODE, mask,
+        may_close_with, read_frames,
+    },
+};
+
+const WRONG_WORD: &str = "You did not say the magic word!";
+const NO_BINARY: &str = "server doesn't support binary messages";
+const SILENCE: Duration = Duration::from_secs(20);
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Checks that the server said what the contract has it say to the script, no more and no less, and in time.
+pub(crate) fn check(script: &Script, record: &Record) {
+    let mut model = Model::default();
+    let mut now = Duration::ZERO;
+    for (after, piece) in &script.pieces {
+        now += *after;
+        model.hear(now, piece);
+    }
+    model.finish(script.ending, record.last);
+    // What was sent in the instant in which the client vanished may be unread, or half answered.
+    let cut = script.ending == Ending::Vanish && script.wait.is_zero();
+    let said = Said::sort(read_frames(&record.heard, cut));
+    let over = said.close.as_ref().map_or(record.ended, |close| close.at);
+    model.check_answers(&said, cut);
+    model.check_close(said.close.as_ref(), cut);
+    model.check_pings(&said.pings, over);
+    model.check_notifications(&said.notifications, script.interval, over, cut);
+    let left = match script.ending {
+        Ending::Vanish | Ending::HalfClose => record.last,
+        Ending::Silence | Ending::Stop => Duration::MAX,
+    };
+    let end = match &said.close {
+        Some(close) => left.clamp(close.at, close.at + LINGER),
+        None => left.min(model.heard + 2 * SILENCE),
+    };
+    assert_at(record.ended, end, "the end of the connection");
+}
+
+fn assert_at(at: Duration, due: Duration, what: &str) {
+    assert!(
+        at >= due,
+        "{what} came at {at:?}, early: it was due at {due:?}"
+    );
+    assert!(
+        at <= due + 2 * TICK,
+        "{what} came at {at:?}, late: it was due at {due:?}"
+    );
+}
+
+/// What the server said, sorted.
+#[derive(Default)]
+struct Said {
+    notifications: Vec<Frame>,
+    pings: Vec<Frame>,
+    /// The pongs, and the texts that are no notifications.
+    answers: Vec<Frame>,
+    close: Option<Frame>,
+}
+
+impl Said {
+    fn sort(frames: Vec<Frame>) -> Self {
+        let mut said = Self::default();
+        for frame in frames {
+            match frame.opcode {
+                TEXT if frame.payload.starts_with(b"Notification ") => {
+                    said.notifications.push(frame);
+                }
+                PING => said.pings.push(frame),
+                CLOSE => said.close = Some(frame),
+                _ => said.answers.push(frame),
+            }
+        }
+        said
+    }
+}
+
+/// A Close frame that the server is to send.
+#[derive(Debug)]
+struct Close {
+    /// One of these codes: where one frame offends twice, either is right.
+    codes: Vec<Option<u16>>,
+    /// A frame may be closed for at its first byte, and must be at its last, if it ever came.
+    from: Duration,
+    until: Option<Duration>,
+}
+
+/// The server as the contract has it.
+#[derive(Debug, Default)]
+struct Model {
+    /// What is no whole frame yet, and since when.
+    bytes: Vec<u8>,
+    since: Duration,
+    /// The fragments of a message so far, and its opcode.
+    message: Option<(u8, Vec<u8>)>,
+    /// When something last came.
+    heard: Duration,
+    /// When it was told to start.
+    started: Option<Duration>,
+    answers: Vec<Frame>,
+    pings: Vec<Duration>,
+    close: Option<Close>,
+    /// The Close frame may be for a binary message.
+    binary: bool,
+    /// The client was silent for too long.
+    gone: bool,
+}
+
+impl Model {
+    fn is_over(&self) -> bool {
+        self.close.is_some() || self.gone
+    }
+
+    fn hear(&mut self, now: Duration, piece: &[u8]) {
+        self.wait(now);
+        if self.is_over() || piece.is_empty() {
+            return;
+        }
+        self.heard = now;
+        if self.bytes.is_empty() {
+            self.since = now;
+        }
+        self.bytes.extend(piece);
+        while !self.is_over()
+            && let Some((header, size)) = Header::parse(&self.bytes)
+        {
+            if header.length > LIMIT {
+                let broken = self.is_broken(&header).then_some(1002);
+                self.fail(now, broken.into_iter().chain([1009]));
+                return;
+            }
+            let end = size + usize::try_from(header.length).expect("a small frame");
+            if self.bytes.len() < end {
+                return;
+            }
+            let mut payload: Vec<_> = self.bytes.drain(..end).skip(size).collect();
+            mask(&mut payload, header.mask.unwrap_or_default());
+            self.hear_frame(now, &header, payload);
+            self.since = now;
+        }
+    }
+
+    /// Lets time pass in which nothing comes.
+    fn wait(&mut self, until: Duration) {
+        if !self.is_over() && until > self.heard + SILENCE {
+            self.pings.push(self.heard + SILENCE);
+            self.gone = until > self.heard + 2 * SILENCE;
+        }
+    }
+
+    fn hear_frame(&mut self, now: Duration, header: &Header, payload: Vec<u8>) {
+        let broken = self.is_broken(header).then_some(1002);
+        let (opcode, payload) = match header.opcode {
+            CONTINUATION => {
+                let (opcode, begun) = self.message.take().unwrap_or((CONTINUATION, Vec::new()));
+                (opcode, [begun, payload].concat())
+            }
+            opcode => (opcode, payload),
+        };
+        let offences = match opcode {
+            TEXT => refuse_text(&payload, header.fin),
+            BINARY => refuse_binary(&payload, header.fin),
+            CLOSE => refuse_close(&payload),
+            _ => Vec::new(),
+        };
+        let mut offences = broken.into_iter().chain(offences).peekable();
+        if offences.peek().is_some() {
+            return self.fail(now, offences);
+        }
+        match opcode {
+            TEXT if header.fin => self.hear_text(now, &payload),
+            TEXT | BINARY => self.message = Some((opcode, payload)),
+            PING => self.answer(now, PONG, &payload),
+            CLOSE => {
+                let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                let refused = (code == Some(UNSURE_CODE)).then_some(Some(1002));
+                self.close(refused.into_iter().chain([code]).collect(), Some(now));
+            }
+            _ => {}
+        }
+    }
+
+    fn hear_text(&mut self, now: Duration, mut text: &[u8]) {
+        while let [b'\r' | b'\n', rest @ ..] | [rest @ .., b'\r' | b'\n'] = text {
+            text = rest;
+        }
+        match self.started {
+            None if text == b"start" => self.started = Some(now),
+            None => self.answer(now, TEXT, WRONG_WORD.as_bytes()),
+            Some(_) => {}
+        }
+    }
+
+    /// Whether the header alone breaks RFC 6455.
+    fn is_broken(&self, header: &Header) -> bool {
+        let misplaced = match header.opcode {
+            CONTINUATION => self.message.is_none(),
+            TEXT | BINARY => self.message.is_some(),
+            CLOSE | PING | PONG => !header.fin || header.length > 125,
+            _ => true,
+        };
+        misplaced || header.rsv != 0 || header.mask.is_none()
+    }
+
+    fn answer(&mut self, at: Duration, opcode: u8, payload: &[u8]) {
+        self.answers.push(Frame {
+            at,
+            opcode,
+            payload: payload.to_vec(),
+        });
+    }
+
+    fn fail(&mut self, now: Duration, codes: impl Iterator<Item = u16>) {
+        let codes: Vec<_> = codes.map(Some).collect();
+        self.binary = codes.contains(&Some(1003));
+        self.close(codes, Some(now));
+    }
+
+    fn close(&mut self, codes: Vec<Option<u16>>, until: Option<Duration>) {
+        self.close = Some(Close {
+            codes,
+            from: self.since,
+            until,
+        });
+    }
+
+    fn finish(&mut self, ending: Ending, last: Duration) {
+        let mut codes = Vec::new();
+        if self.begins_broken() {
+            codes.push(Some(1002));
+        }
+        let silent = ending == Ending::Silence;
+        self.wait(if silent { Duration::MAX } else { last });
+        if ending == Ending::Stop && !self.is_over() {
+            codes.push(Some(1001));
+            self.close(codes, Some(last));
+        } else if !codes.is_empty() && self.close.is_none() {
+            self.close(codes, None);
+        }
+    }
+
+    /// Whether a frame that has not come whole may be judged already.
+    fn begins_broken(&self) -> bool {
+        let whole = match self.bytes[..] {
+            [] => return false,
+            [first] => vec![first, 0x80],
+            _ => self.bytes.clone(),
+        };
+        Header::parse(&[whole, vec![0; 12]].concat())
+            .is_some_and(|(header, _)| self.is_broken(&header))
+    }
+
+    fn check_answers(&self, said: &Said, cut: bool) {
+        let mut due = self.answers.clone();
+        if let Some(close) = &said.close
+            && self.binary
+            && close.close_code() == Some(1003)
+        {
+            due.push(Frame {
+                at: close.at,
+                opcode: TEXT,
+                payload: NO_BINARY.into(),
+            });
+        }
+        if cut {
+            assert!(
+                due.starts_with(&said.answers),
+                "{:?} is no start of {due:?}",
+                said.answers
+            );
+        } else {
+            assert_eq!(said.answers, due);
+        }
+    }
+
+    fn check_close(&self, said: Option<&Frame>, cut: bool) {
+        match (&self.close, said) {
+            (Some(due), Some(said)) => {
+                assert!(
+                    due.codes.contains(&said.close_code()),
+                    "{said:?} is not {due:?}"
+                );
+                assert!(said.at >= due.from, "{said:?} is not {due:?}");
+                assert!(
+                    due.until.is_none_or(|until| said.at <= until),
+                    "{said:?} is not {due:?}"
+                );
+            }
+            (Some(due), None) => assert!(due.until.is_none() || cut, "no {due:?}"),
+            (None, said) => assert_eq!(said, None),
+        }
+    }
+
+    fn check_pings(&self, said: &[Frame], over: Duration) {
+        let due: Vec<_> = self.pings.iter().filter(|due| **due < over).collect();
+        assert_eq!(said.len(), due.len(), "{said:?} are not {due:?}");
+        for (said, due) in said.iter().zip(due) {
+            assert_at(said.at, *due, "a ping");
+        }
+    }
+
+    fn check_notifications(&self, said: &[Frame], interval: Duration, over: Duration, cut: bool) {
+        let Some(started) = self.started else {
+            return assert_eq!(said, []);
+        };
+        let mut due = started;
+        for (number, said) in (1..).zip(said) {
+            assert_eq!(said.payload, format!("Notification {number}").into_bytes());
+            assert_at(said.at, due, &format!("Notification {number}"));
+            due += interval;
+        }
+        assert!(
+            cut || due + 2 * TICK >= over,
+            "the notification due at {due:?} is missing at {over:?}"
+        );
+    }
+}
+
+/// What is text so far may end within a character, but not as a whole.
+fn refuse_text(text: &[u8], whole: bool) -> Vec<u16> {
+    let mut codes = refuse_size(text);
+    if let Err(error) = str::from_utf8(text)
+        && (whole || error.error_len().is_some())
+    {
+        codes.push(1007);
+    }
+    codes
+}
+
+fn refuse_binary(message: &[u8], whole: bool) -> Vec<u16> {
+    let mut codes = refuse_size(message);
+    codes.extend(whole.then_some(1003));
+    codes
+}
+
+fn refuse_size(message: &[u8]) -> Vec<u16> {
+    let too_large = message.len() as u64 > LIMIT;
+    too_large.then_some(1009).into_iter().collect()
+}
+
+fn refuse_close(payload: &[u8]) -> Vec<u16> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return vec![1002; payload.len()];
+    };
+    let bad_code = !may_close_with(u16::from_be_bytes(*code));
+    let bad_reason = str::from_utf8(reason).is_err();
+    let codes = [(bad_code, 1002), (bad_reason, 1007)];
+    codes
+        .iter()
+        .filter(|(bad, _)| *bad)
+        .map(|(_, code)| *code)
+        .collect()
+}

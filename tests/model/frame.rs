@@ -1,0 +1,159 @@
+//! Frames as RFC 6455 §5 has them.
+
+use std::time::Duration;
+
+/// The largest frame, and message, that a client may send.
+pub(crate) const LIMIT: u64 = 4096;
+
+pub(crate) const CONTINUATION: u8 = 0x0;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
+pub(crate) const CLOSE: u8 = 0x8;
+pub(crate) const PING: u8 = 0x9;
+pub(crate) const PONG: u8 = 0xA;
+
+/// What stands before a payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) fin: bool,
+    pub(crate) rsv: u8,
+    pub(crate) opcode: u8,
+    pub(crate) mask: Option<[u8; 4]>,
+    pub(crate) length: u64,
+}
+
+impl Header {
+    /// The header at the start of `bytes`, if it is all there, and its size.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (&[first, second], rest) = bytes.split_first_chunk()?;
+        let (length, extended) = match second & 0x7F {
+            126 => (u16::from_be_bytes(*rest.first_chunk()?).into(), 2),
+            127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
+            length => (length.into(), 0),
+        };
+        let mask = match second & 0x80 {
+            0 => None,
+            _ => Some(*rest.get(extended..)?.first_chunk()?),
+        };
+        let header = Self {
+            fin: first & 0x80 != 0,
+            rsv: first >> 4 & 7,
+            opcode: first & 0xF,
+            mask,
+            length,
+        };
+        Some((header, 2 + extended + if mask.is_some() { 4 } else { 0 }))
+    }
+
+    /// The header on the wire, its length in the shortest form.
+    pub(crate) fn format(&self) -> Vec<u8> {
+        let bit = if self.mask.is_some() { 0x80 } else { 0 };
+        let mut bytes = vec![u8::from(self.fin) << 7 | self.rsv << 4 | self.opcode];
+        match (u8::try_from(self.length), u16::try_from(self.length)) {
+            (Ok(length @ ..126), _) => bytes.push(bit + length),
+            (_, Ok(length)) => {
+                bytes.push(bit + 126);
+                bytes.extend(length.to_be_bytes());
+            }
+            _ => {
+                bytes.push(bit + 127);
+                bytes.extend(self.length.to_be_bytes());
+            }
+        }
+        bytes.extend(self.mask.iter().flatten());
+        bytes
+    }
+}
+
+/// Masks or unmasks, which is the same.
+pub(crate) fn mask(payload: &mut [u8], mask: [u8; 4]) {
+    for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// Whether a Close frame may hold the code (RFC 6455 §7.4, and the codes registered with IANA since).
+pub(crate) fn may_close_with(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1013 | UNSURE_CODE | 3000..=4999)
+}
+
+/// Registered with IANA like 1012 and 1013, but unknown to many implementations: to answer it with 1002 is right too.
+pub(crate) const UNSURE_CODE: u16 = 1014;
+
+/// A frame from the server, and when its last byte came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) at: Duration,
+    pub(crate) opcode: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        self.payload
+            .first_chunk()
+            .map(|code| u16::from_be_bytes(*code))
+    }
+}
+
+/// Takes the server's bytes for frames.
+///
+/// # Panics
+///
+/// When they are anything but unmasked, unfragmented text and control frames with nothing behind a Close frame.
+/// The last one may be cut short only where the client left in the middle of it.
+pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut bytes = Vec::new();
+    for (at, piece) in heard {
+        bytes.extend(piece);
+        while let Some((header, size)) = Header::parse(&bytes) {
+            let end = size + usize::try_from(header.length).expect("a frame is small");
+            if bytes.len() < end {
+                break;
+            }
+            let payload = bytes[size..end].to_vec();
+            let shortest = header.format();
+            assert_eq!(
+                bytes[..size],
+                shortest,
+                "{header:?} has a longer length than it needs"
+            );
+            bytes.drain(..end);
+            let after_close = frames.last().is_some_and(|frame| frame.opcode == CLOSE);
+            assert!(!after_close, "{header:?} stands behind a Close frame");
+            check_frame(header, &payload);
+            frames.push(Frame {
+                at: *at,
+                opcode: header.opcode,
+                payload,
+            });
+        }
+    }
+    assert!(
+        bytes.is_empty() || may_be_cut,
+        "the last frame is cut short: {bytes:?}"
+    );
+    frames
+}
+
+fn check_frame(header: Header, payload: &[u8]) {
+    assert!(
+        header.fin && header.rsv == 0 && header.mask.is_none(),
+        "{header:?}"
+    );
+    match header.opcode {
+        TEXT => assert!(str::from_utf8(payload).is_ok(), "{payload:?}"),
+        PING | PONG => assert!(payload.len() <= 125),
+        CLOSE => {
+            assert!(payload.len() <= 125);
+            if let Some((code, reason)) = payload.split_first_chunk() {
+                assert!(may_close_with(u16::from_be_bytes(*code)), "{code:?}");
+                assert!(str::from_utf8(reason).is_ok(), "{reason:?}");
+            } else {
+                assert!(payload.is_empty(), "{payload:?} is no close code");
+            }
+        }
+        _ => panic!("{header:?} is neither text nor control"),
+    }
+}
