@@ -1,0 +1,16 @@
+//! The bytes after the upgrade: whatever they are, the server says what the contract has it say.
+#![no_main]
+
+mod input;
+#[allow(dead_code, reason = "shared with the property tests")]
+#[path = "../../tests/model/mod.rs"]
+mod model;
+
+use input::script;
+use libfuzzer_sys::fuzz_target;
+use model::{client::converse, conversation::check};
+
+fuzz_target!(|data: &[u8]| {
+    let script = script(data);
+    check(&script, &converse(&script));
+});
