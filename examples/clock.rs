@@ -6,11 +6,7 @@ use std::{io, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wspush::{
-    notifications::Source,
-    options::Options,
-    server::{listen, run},
-};
+use wspush::{listening::listen, notifications::Source, options::Options, server::run};
 
 struct Clock {
     due: Instant,

@@ -3,8 +3,9 @@
 //! | module | what lives there |
 //! | --- | --- |
 //! | [`options`] | the command line and its environment variables |
-//! | [`server`] | listening, accepting, the connection limit, the drain |
-//! | `workers` | the threads that connections are dealt out to |
+//! | [`listening`] | listening on every address of a host |
+//! | [`server`] | accepting, the connection limit, the drain |
+//! | `workers` | the threads that serve connections |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
 //! | `handshake` | which request is upgraded, and which is refused |
 //! | `refusal` | the answers to what is refused |
@@ -20,6 +21,7 @@ pub mod connection;
 mod end;
 mod handshake;
 mod linger;
+pub mod listening;
 mod liveness;
 pub mod notifications;
 pub mod options;

@@ -18,6 +18,9 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 /// How much may wait to be written. Once nobody reads standard error, what does not fit is lost.
 const QUEUE_LIMIT: usize = 1024 * 1024;
 
+/// How long lines are gathered before they are written: a storm of clients is not to cost a write for each.
+const GATHERING: Duration = Duration::from_millis(10);
+
 /// How long the end of the program waits for what is still to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,7 @@ impl Queue {
                 return;
             }
             let _ = io::stderr().write_all(&lines);
+            thread::sleep(GATHERING);
         }
     }
 }
@@ -99,9 +103,12 @@ impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.lock();
         if waiting.lines.len() + line.len() <= QUEUE_LIMIT {
+            let first = waiting.lines.is_empty();
             waiting.lines.extend_from_slice(line);
             drop(waiting);
-            self.changed.notify_one();
+            if first {
+                self.changed.notify_one();
+            }
         }
         Ok(line.len())
     }

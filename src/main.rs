@@ -12,11 +12,7 @@ use std::{
 use clap::Parser;
 use tokio::{net::TcpListener, runtime, select, sync::oneshot};
 use tracing::{info, warn};
-use wspush::{
-    notifications::Notifications,
-    options::Options,
-    server::{listen, run},
-};
+use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
 
 use crate::shutdown::Signals;
 

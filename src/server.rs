@@ -1,12 +1,16 @@
-//! The server as a whole: listening on every address, accepting, the connection limit, the drain.
+//! The server as a whole: accepting, the connection limit, the drain.
 
 use std::{
-    collections::BTreeSet, fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Duration,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -16,17 +20,10 @@ use tracing::{info, warn};
 use crate::{
     connection::{Service, refuse},
     notifications::Source,
-    options::{HostPort, Options},
+    options::Options,
     refusal::Refusal,
-    workers::Workers,
+    workers::Worker,
 };
-
-/// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
-/// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
-const BACKLOG: u32 = 4096;
-
-/// What the kernel may keep for a client that does not read: about a hundred notifications.
-const SEND_BUFFER: u32 = 16 * 1024;
 
 /// How long to wait before the next try after a failed accept, for a descriptor to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,57 +38,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const REFUSALS: u32 = 64;
 
 /// Descriptors for neither connections nor workers: standard streams, listeners, signals, with some to spare.
-const OWN_DESCRIPTORS: u32 = 24;
-
-/// Listens on every address that the host resolves to. An address that this machine does not have is passed over.
-///
-/// # Errors
-///
-/// When the host does not resolve, when one of its addresses can't be listened on, or when the machine has none of them.
-pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
-    // A set, since a host may be listed with one address twice.
-    let addresses: BTreeSet<SocketAddr> = lookup_host((host.host.as_str(), host.port))
-        .await
-        .map_err(|error| with_address(host, &error))?
-        .collect();
-    let mut listeners = Vec::new();
-    let mut passed_over = None;
-    for address in addresses {
-        match listen_on(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if is_not_ours(&error) => passed_over = Some(with_address(address, &error)),
-            Err(error) => return Err(with_address(address, &error)),
-        }
-    }
-    match passed_over {
-        Some(error) if listeners.is_empty() => Err(error),
-        _ => Ok(listeners),
-    }
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // So that the address can be listened on again at once after the server has stopped.
-    socket.set_reuseaddr(true)?;
-    // Both are inherited by the connections.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_nodelay(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn is_not_ours(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-}
-
-fn with_address(address: impl fmt::Display, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{address}: {error}"))
-}
+const OWN_DESCRIPTORS: u64 = 24;
 
 /// Accepts clients and pushes to each what `start` makes for it once it has said `start`, until `shutdown` is ready
 /// and every client has left or [`DRAIN_TIMEOUT`] is over.
@@ -109,29 +56,39 @@ where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
 {
-    let workers = Workers::start()?;
-    let limits = Limits::new(options, &workers);
+    let workers = Worker::start_all()?;
+    let limits = Limits::new(
+        options,
+        workers.len() * (Worker::DESCRIPTORS + listeners.len()),
+    );
     let (stop, stopped) = oneshot::channel::<()>();
     let stopping = async { drop(stopped.await) }.boxed().shared();
-    let acceptor = Arc::new(Acceptor {
+    let server = Arc::new(Server {
         limits,
         slots: Arc::new(Semaphore::new(limits.connections as usize)),
         refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
-        workers,
-        service: Arc::new(Service {
+        failed: Mutex::new(None),
+        service: Service {
             allowed: options.allow_origin.clone(),
             start,
             stopping,
-        }),
+        },
     });
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, Arc::clone(&acceptor)));
+        let listener = listener.into_std()?;
+        for worker in &workers {
+            let _runtime = worker.runtime().enter();
+            let listener = TcpListener::from_std(listener.try_clone()?)?;
+            accepting.spawn_on(Arc::clone(&server).accept(listener), worker.runtime());
+        }
     }
     shutdown.await;
     accepting.shutdown().await;
     drop(stop);
-    acceptor.drain().await;
+    server.drain().await;
+    // What has not ended yet ends with its worker.
+    drop(workers);
     Ok(())
 }
 
@@ -144,10 +101,10 @@ struct Limits {
 
 impl Limits {
     /// What the descriptor limit leaves, unless the options say how many.
-    fn new(options: &Options, workers: &Workers) -> Self {
+    fn new(options: &Options, in_workers: usize) -> Self {
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
-        let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
-        let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + workers.descriptors());
+        let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + in_workers as u64);
+        let spare = u32::try_from(spare).unwrap_or(u32::MAX);
         let refusals = (spare / 4).clamp(1, REFUSALS);
         let rest = spare.saturating_sub(refusals).max(1);
         Self {
@@ -157,80 +114,74 @@ impl Limits {
     }
 }
 
-struct Acceptor<F> {
+/// What all workers share.
+struct Server<F> {
     limits: Limits,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    workers: Workers,
-    service: Arc<Service<F>>,
+    /// When an accept last failed.
+    failed: Mutex<Option<Instant>>,
+    service: Service<F>,
 }
 
-async fn accept<F, N>(listener: TcpListener, acceptor: Arc<Acceptor<F>>)
+impl<F, N> Server<F>
 where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
 {
-    let mut told: Option<Instant> = None;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => acceptor.admit(stream, peer).await,
-            // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
-            Err(error) => {
-                let now = Instant::now();
-                if told.is_none_or(|told| now > told + ACCEPT_QUIET) {
-                    warn!(%error, "can't accept connections, trying on");
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer).await,
+                // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
+                Err(error) => {
+                    self.warn(&error);
+                    sleep(ACCEPT_PAUSE).await;
                 }
-                told = Some(now);
-                sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+
+    /// Serves the connection, or refuses it when there are as many as there may be.
+    async fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let server = Arc::clone(self);
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            tokio::spawn(async move {
+                server.service.serve(stream, &peer).await;
+                drop(slot);
+            });
+        } else {
+            let permit = Arc::clone(&self.refusals).acquire_owned().await;
+            tokio::spawn(async move {
+                refuse(stream, &peer, Refusal::full(server.limits.connections)).await;
+                drop(permit);
+            });
         }
     }
 }
 
-impl<F, N> Acceptor<F>
-where
-    F: Fn() -> N + Send + Sync + 'static,
-    N: Source + 'static,
-{
-    /// Deals the connection out to a worker, or has it refused when there are as many as there may be.
-    async fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            return self.refuse(stream, peer).await;
-        };
-        // It fails only for a socket that is none.
-        let Ok(stream) = stream.into_std() else {
-            return;
-        };
-        let service = Arc::clone(&self.service);
-        self.workers.next().spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else {
-                return;
-            };
-            service.serve(stream, &peer).await;
-            drop(slot);
-        });
+impl<F> Server<F> {
+    fn warn(&self, error: &io::Error) {
+        let now = Instant::now();
+        let last = self
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(now);
+        if last.is_none_or(|last| now > last + ACCEPT_QUIET) {
+            warn!(%error, "can't accept connections, trying on");
+        }
     }
 
-    async fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
-        let limit = self.limits.connections;
-        let refusal = Arc::clone(&self.refusals).acquire_owned().await;
-        tokio::spawn(async move {
-            refuse(stream, &peer, Refusal::full(limit)).await;
-            drop(refusal);
-        });
-    }
-}
-
-impl<F> Acceptor<F> {
-    /// Waits for every connection to end. What has not ended in time ends with the workers.
+    /// Waits for every connection to end, in time.
     async fn drain(&self) {
         let open = || self.limits.connections as usize - self.slots.available_permits();
         info!(clients = open(), "stopping");
-        let all_left = async {
+        let all_ended = async {
             let _slots = self.slots.acquire_many(self.limits.connections).await;
             let _refusals = self.refusals.acquire_many(self.limits.refusals).await;
         };
-        let _ = timeout(DRAIN_TIMEOUT, all_left).await;
+        let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
         info!(cut = open(), "stopped");
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpSocket,
     time::{Instant, sleep},
 };
-use wspush::server::listen;
+use wspush::listening::listen;
 
 const WRONG_WORD: &str = "You did not say the magic word!";
 

@@ -27,10 +27,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 use wspush::{
-    connection::Service,
-    notifications::Notifications,
-    options::Options,
-    server::{listen, run},
+    connection::Service, listening::listen, notifications::Notifications, options::Options,
+    server::run,
 };
 
 pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

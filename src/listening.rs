@@ -1,0 +1,68 @@
+//! Listening on every address of a host, with what the connections inherit.
+
+use std::{collections::BTreeSet, fmt, io, net::SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tracing::info;
+
+use crate::options::HostPort;
+
+/// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
+/// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
+const BACKLOG: u32 = 4096;
+
+/// What the kernel may keep for a client that does not read: about a hundred notifications.
+const SEND_BUFFER: u32 = 16 * 1024;
+
+/// Listens on every address that the host resolves to. An address that this machine does not have is passed over.
+///
+/// # Errors
+///
+/// When the host does not resolve, when one of its addresses can't be listened on, or when the machine has none of them.
+pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
+    // A set, since a host may be listed with one address twice.
+    let addresses: BTreeSet<SocketAddr> = lookup_host((host.host.as_str(), host.port))
+        .await
+        .map_err(|error| with_address(host, &error))?
+        .collect();
+    let mut listeners = Vec::new();
+    let mut passed_over = None;
+    for address in addresses {
+        match listen_on(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if is_not_ours(&error) => {
+                info!(%address, %error, "passed over");
+                passed_over = Some(with_address(address, &error));
+            }
+            Err(error) => return Err(with_address(address, &error)),
+        }
+    }
+    match passed_over {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // So that the address can be listened on again at once after the server has stopped.
+    socket.set_reuseaddr(true)?;
+    // Both are inherited by the connections.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_nodelay(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn is_not_ours(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+fn with_address(address: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{address}: {error}"))
+}
