@@ -15,6 +15,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     num::NonZero,
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -26,6 +27,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// A run ends within five minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(290);
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_wspush");
 
 /// The seconds between notifications that are measured: many a second, and few.
 const INTERVALS: [f64; 2] = [0.2, 2.0];
@@ -80,11 +83,30 @@ fn main() -> Result<()> {
     }
 }
 
+/// Builds the program as it is released: beside a bench, cargo builds it with what only the tests ask of tokio.
+fn build() -> Result<()> {
+    let target = Path::new(PROGRAM)
+        .ancestors()
+        .nth(2)
+        .ok_or("no target directory")?;
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build
+        .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
+        .arg(target);
+    if build.status()?.success() {
+        Ok(())
+    } else {
+        Err("the program could not be built".into())
+    }
+}
+
 /// Measures every load in every round, and prints the table.
 fn measure(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let this = env::current_exe()?.into_os_string();
-    let wspush = vec![env!("CARGO_BIN_EXE_wspush").into()];
+    build()?;
+    let wspush = vec![PROGRAM.into()];
     let reference = match &options.reference {
         Some(path) => vec![path.clone()],
         None => vec![this, "bare".into()],
@@ -114,7 +136,7 @@ fn measure(options: &Options) -> Result<()> {
         }
     }
     table::print(options.connections, options.servers.get(), &loads);
-    let size = fs::metadata(env!("CARGO_BIN_EXE_wspush"))?.len();
+    let size = fs::metadata(PROGRAM)?.len();
     println!("wspush is {} KiB large", size / 1024);
     Ok(())
 }
