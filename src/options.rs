@@ -50,6 +50,7 @@ pub struct Options {
         env = "WSPUSH_MAX_CONNECTIONS",
         hide_env_values = true,
         value_name = "N",
+        value_parser = count,
         allow_hyphen_values = true,
         help_heading = "Who may connect"
     )]
@@ -146,4 +147,10 @@ fn seconds(value: &str) -> Result<Duration, &'static str> {
     seconds
         .map(Duration::from_secs_f64)
         .ok_or("the interval is a number of seconds from 0.001 to 86400, such as 0.25")
+}
+
+fn count(value: &str) -> Result<NonZero<u32>, &'static str> {
+    value
+        .parse()
+        .map_err(|_| "this is a whole number from 1 to 4294967295, such as 10000")
 }
