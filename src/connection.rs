@@ -71,7 +71,7 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         () = stopping => return None,
     };
     match upgraded {
-        Ok(origin) => info!(%peer, origin, "connected"),
+        Ok(origin) => info!(%peer, origin = origin.map(display), "connected"),
         Err(Failure::Refused(refusal)) => {
             refuse(stream, peer, refusal).await;
             return None;

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// After this long in which nothing came, the peer is sent a ping; after as long again, it is gone.
-/// Half the 60 s after which proxies commonly close what is idle (nginx's `proxy_read_timeout`), with room to spare.
+/// Proxies commonly close what is idle for 60 s (nginx's `proxy_read_timeout`): that leaves room for two pings.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
 /// A stream that knows when a byte last came and how many went: tungstenite tells of whole messages only.

@@ -12,7 +12,7 @@ pub trait Source: Send {
     /// Waits for the next notification; `None` when no more will come. Cancel safe: what was not returned is not lost.
     fn next(&mut self) -> impl Future<Output = Option<Utf8Bytes>> + Send;
 
-    /// The client could not take the last notification at once, and now has: what came due meanwhile is not to be sent.
+    /// The client did not read for a while, and reads again: what came due meanwhile is not to be sent.
     fn skip_missed(&mut self);
 }
 
@@ -50,11 +50,8 @@ impl Source for Notifications {
     }
 
     fn skip_missed(&mut self) {
-        let late = Instant::now()
-            .saturating_duration_since(self.due)
-            .as_nanos();
-        let missed = late.div_ceil(self.interval.as_nanos());
-        // At most ten seconds of missed milliseconds.
+        let late = Instant::now().saturating_duration_since(self.due);
+        let missed = late.as_nanos().div_ceil(self.interval.as_nanos());
         self.due += self.interval * u32::try_from(missed).unwrap_or(u32::MAX);
     }
 }

@@ -105,11 +105,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             select! {
                 text = next(&mut self.source) => {
                     self.say(Message::Text(text.ok_or(End::Exhausted)?))?;
-                    let waited = self.flush().await?;
+                    self.flush().await?;
                     self.pushed += 1;
-                    if let Some(source) = self.source.as_mut().filter(|_| waited) {
-                        source.skip_missed();
-                    }
                 }
                 message = self.socket.next() => {
                     self.hear(message.ok_or(End::Vanished(None))??, &start)?;
@@ -169,28 +166,33 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         Ok(self.socket.start_send_unpin(message)?)
     }
 
-    /// Finishes sending what was said and what tungstenite has answered. Tells whether the client kept it waiting.
-    async fn flush(&mut self) -> Result<bool, End> {
+    /// Finishes sending what was said and what tungstenite has answered.
+    async fn flush(&mut self) -> Result<(), End> {
         // Nearly every write goes at once, and sets no timer.
         if let Poll::Ready(result) = poll!(self.socket.flush()) {
-            result?;
-            return Ok(false);
+            return Ok(result?);
         }
         loop {
             let written = self.socket.get_ref().written();
-            if let Some(result) =
-                within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await
-            {
-                result?;
-                // Nobody listened meanwhile, and who reads is there: the silence counts anew.
-                self.liveness = Liveness::new(Instant::now());
-                self.timer.as_mut().reset(self.liveness.due);
-                return Ok(true);
+            let flushed = within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await;
+            if let Some(result) = flushed {
+                self.resume();
+                return Ok(result?);
             }
             if self.socket.get_ref().written() == written {
                 return Err(End::Stalled);
             }
         }
+    }
+
+    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and since nobody listened
+    /// and who reads is there, silence counts from now.
+    fn resume(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.skip_missed();
+        }
+        self.liveness = Liveness::new(Instant::now());
+        self.timer.as_mut().reset(self.liveness.due);
     }
 }
 

@@ -162,6 +162,21 @@ async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
+    let mut client = pipe(64, 1.0).0.upgraded().await;
+    let start = Instant::now();
+    client.say("start").await;
+    client.expect("Notification 1").await;
+    client.send(PING, [0; 100]).await;
+    sleep(Duration::from_millis(9500)).await;
+    assert_eq!(client.receive().await.0, PONG);
+    for number in 2..10 {
+        client.expect(&format!("Notification {number}")).await;
+        assert_elapsed(start, f64::from(number + 8));
+    }
+}
+
 #[tokio::test]
 async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_follows() {
     let server = Server::start(&["--interval", "0.001"]).await;
