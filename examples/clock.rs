@@ -5,8 +5,12 @@
 use std::{io, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wspush::{listening::listen, notifications::Source, options::Options, server::run};
+use wspush::{
+    listening::listen,
+    notifications::{Source, Utf8Bytes},
+    options::Options,
+    server::run,
+};
 
 struct Clock {
     due: Instant,

@@ -3,7 +3,7 @@
 use std::{fmt::Write, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// What is pushed to one client from its `start` on.
 ///
