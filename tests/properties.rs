@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::{
     client::{Ending, REQUEST, Script, connect, converse},
-    conversation,
+    conversation::check,
     frame::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT, mask},
     handshake::check_answer,
 };
@@ -31,16 +31,16 @@ proptest! {
 
     #[test]
     fn each_frame_is_answered_as_the_contract_says_and_each_connection_ends(
-        script in script(vec(frames(), 0..12).prop_map(|frames| frames.concat())),
+        script in script(conversation()),
     ) {
-        conversation::check(&script, &converse(&script));
+        check(&script, &converse(&script));
     }
 
     #[test]
     fn bytes_that_are_hardly_frames_are_answered_as_the_contract_says(
         script in script(bytes(0..64)),
     ) {
-        conversation::check(&script, &converse(&script));
+        check(&script, &converse(&script));
     }
 
     #[test]
@@ -233,6 +233,13 @@ fn gap() -> impl Strategy<Value = Duration> {
         1 => select(vec![19_990, 20_010, 39_990, 40_010]),
     ]
     .prop_map(Duration::from_millis)
+}
+
+/// Up to a dozen frames and messages, behind a `start` or not.
+fn conversation() -> impl Strategy<Value = Vec<u8>> {
+    let start = prop::option::of(frame(TEXT, true, b"start".into()));
+    (start, vec(frames(), 0..12))
+        .prop_map(|(start, frames)| [start.unwrap_or_default(), frames.concat()].concat())
 }
 
 /// A frame or a few.

@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use model::{client::converse, conversation::check};
 
 fuzz_target!(|data: &[u8]| {
-    let script = script(data);
+    // Narrow, so that every write has to wait for the client.
+    let script = script(data, 32);
     check(&script, &converse(&script));
 });

@@ -14,7 +14,7 @@ use model::{
 };
 
 fuzz_target!(|data: &[u8]| {
-    let script = script(data);
+    let script = script(data, 256 * 1024);
     let record = connect(&script);
     if script.pieces.is_empty() && script.ending == Ending::HalfClose {
         assert!(record.heard.is_empty());
