@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::Poll,
+    time::Duration,
 };
 
 use futures_util::{SinkExt, StreamExt, poll};
@@ -172,11 +173,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         if let Poll::Ready(result) = poll!(self.socket.flush()) {
             return Ok(result?);
         }
+        let waiting = Instant::now();
         loop {
             let written = self.socket.get_ref().written();
             let flushed = within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await;
             if let Some(result) = flushed {
-                self.resume();
+                self.resume(waiting.elapsed());
                 return Ok(result?);
             }
             if self.socket.get_ref().written() == written {
@@ -186,12 +188,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     }
 
     /// The client kept a write waiting and reads again: what came due meanwhile is left out, and since nobody listened
-    /// and who reads is there, silence counts from now.
-    fn resume(&mut self) {
+    /// meanwhile, that time is no silence.
+    fn resume(&mut self, waited: Duration) {
         if let Some(source) = &mut self.source {
             source.skip_missed();
         }
-        self.liveness = Liveness::new(Instant::now());
+        self.socket.get_mut().forgive(waited);
+        self.liveness.forgive(waited);
         self.timer.as_mut().reset(self.liveness.due);
     }
 }

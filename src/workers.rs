@@ -1,7 +1,7 @@
 //! The threads that serve connections: one for each core, each with a runtime of its own.
 //!
-//! All wait at the same listeners, and whichever is free takes the next connection and keeps it, so nothing that
-//! happens to a connection wakes another thread. (One runtime for all threads was measured at 1.4 times the CPU.)
+//! Those that take part (see `server`) wait at the same listeners: whichever is free takes the next connection and keeps
+//! it, so nothing that happens to a connection wakes another thread.
 
 use std::{
     io,
