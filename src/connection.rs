@@ -16,7 +16,8 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use tracing::info;
 
 use crate::{
-    handshake::{self, Failure},
+    handshake,
+    head::Failure,
     linger::linger,
     liveness::Watched,
     notifications::Source,
@@ -62,18 +63,19 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: &SocketAddr,
     allowed: &[AllowedOrigin],
-    timer: Pin<&mut Sleep>,
+    mut timer: Pin<&mut Sleep>,
     stopping: impl Future<Output = ()>,
 ) -> Option<WebSocketStream<Watched<S>>> {
     let mut stream = Watched::new(stream);
     let upgraded = select! {
-        upgraded = handshake::upgrade(&mut stream, allowed, timer) => upgraded,
+        upgraded = handshake::upgrade(&mut stream, allowed, timer.as_mut()) => upgraded,
         () = stopping => return None,
     };
     match upgraded {
         Ok(origin) => info!(%peer, origin = origin.map(display), "connected"),
         Err(Failure::Refused(refusal)) => {
-            refuse(stream, peer, refusal).await;
+            log(peer, &refusal);
+            refuse(&mut stream, &refusal, timer).await;
             return None;
         }
         Err(Failure::Vanished) => return None,
@@ -81,14 +83,28 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     Some(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
 }
 
-/// Answers with `refusal` and closes.
-pub(crate) async fn refuse<S>(mut stream: S, peer: &SocketAddr, refusal: Refusal)
+/// Refuses a connection over the limit, and tells of it unless it was a balancer's health check, which says nothing.
+pub(crate) async fn refuse_at_limit<S>(stream: S, peer: &SocketAddr, limit: u32)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut timer = pin!(sleep_until(Instant::now()));
-    info!(%peer, status = refusal.status.as_u16(), reason = refusal.reason, "refused");
-    if refusal.send(&mut stream, timer.as_mut()).await.is_ok() {
-        linger(&mut stream, timer).await;
+    let mut stream = Watched::new(stream);
+    let refusal = Refusal::full(limit);
+    refuse(&mut stream, &refusal, pin!(sleep_until(Instant::now()))).await;
+    if stream.has_spoken() {
+        log(peer, &refusal);
     }
+}
+
+async fn refuse<S>(stream: &mut Watched<S>, refusal: &Refusal, mut timer: Pin<&mut Sleep>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if refusal.send(stream, timer.as_mut()).await.is_ok() {
+        linger(stream, timer).await;
+    }
+}
+
+fn log(peer: &SocketAddr, refusal: &Refusal) {
+    info!(%peer, status = refusal.status.as_u16(), reason = refusal.reason, "refused");
 }

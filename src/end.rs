@@ -14,7 +14,7 @@ const NO_BINARY: &str = "server doesn't support binary messages";
 /// How a connection ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The client sent a Close frame, and was sent its code back.
+    /// The client sent a Close frame, and was sent its code back, or 1002 for an invalid one.
     Closed(Option<CloseCode>),
     /// The client sent a binary message.
     Binary,

@@ -3,66 +3,31 @@
 //! The guards stand in the order of the contract: where several fit, the first one counts. Only the connection limit,
 //! which counts before all of them, is looked at elsewhere: where connections are accepted.
 
-use std::{io, pin::Pin, time::Duration};
+use std::pin::Pin;
 
-use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     time::Sleep,
 };
 use tokio_tungstenite::tungstenite::{
-    Error as WsError,
-    error::ProtocolError,
-    handshake::{
-        machine::TryParse,
-        server::{Request, Response, create_response, write_response},
-    },
+    handshake::server::{Request, Response, create_response, write_response},
     http::{
         HeaderMap, HeaderName, HeaderValue,
         header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+        uri::Authority,
     },
 };
 
 use crate::{
+    head::{Failure, read},
     liveness::Watched,
     origin::{AllowedOrigin, is_host, may_connect},
     refusal::Refusal,
-    timed::{within, write_all},
+    timed::write_all,
 };
-
-/// How long the request's head may take from the connection on.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The largest head. Browsers send well under 8 KiB, cookies included; tungstenite's own limit is the same.
-const HEAD_LIMIT: usize = 64 * 1024;
-
-/// More pieces than this must hold [`PIECE_MIN`] bytes on average: each costs a parse of all that came before.
-const PIECES: usize = 64;
-const PIECE_MIN: usize = 128;
 
 /// How much of a value from the peer is quoted back to it and to the log.
 const QUOTE_LIMIT: usize = 100;
-
-/// Why there was no handshake.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The request is to be answered with this.
-    Refused(Refusal),
-    /// Nobody is left to answer.
-    Vanished,
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Vanished
-    }
-}
 
 /// Reads the request and answers it with 101, or tells how it is to be refused. Returns the request's origin.
 pub(crate) async fn upgrade<S>(
@@ -73,8 +38,7 @@ pub(crate) async fn upgrade<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let head = within(HEAD_TIMEOUT, timer.as_mut(), read_head(stream)).await;
-    let request = head.unwrap_or_else(|| Err(too_late().into()))?;
+    let request = read(stream, timer.as_mut()).await?;
     let origin = request.headers().get(ORIGIN).map(quote);
     let response = respond(request, allowed)?;
     let mut answer = Vec::new();
@@ -84,70 +48,6 @@ where
     Ok(origin)
 }
 
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Request, Failure> {
-    let mut head = Vec::with_capacity(1024);
-    let mut pieces = 0;
-    loop {
-        if stream.read_buf(&mut head).await? == 0 {
-            return Err(if stream.has_spoken() {
-                Refusal::bad_request("The request ended before the empty line that ends its head.")
-                    .into()
-            } else {
-                Failure::Vanished
-            });
-        }
-        pieces += 1;
-        if pieces > PIECES && head.len() < pieces * PIECE_MIN {
-            return Err(too_large("came in too many tiny pieces").into());
-        }
-        let within_limit = &head[..head.len().min(HEAD_LIMIT)];
-        match Request::try_parse(within_limit).map_err(|error| not_parsed(&error))? {
-            Some((size, request)) => {
-                // A head may fill the buffer to its last byte, and what follows still wait in the socket.
-                let more = stream.read(&mut [0]).now_or_never();
-                if head.len() > size || matches!(more, Some(Ok(1..))) {
-                    let reason = "There were bytes behind the request's head. Wait for the answer before you send more.";
-                    return Err(Refusal::bad_request(reason).into());
-                }
-                return Ok(request);
-            }
-            None if head.len() > HEAD_LIMIT => {
-                return Err(too_large("is larger than 64 KiB").into());
-            }
-            None => {}
-        }
-    }
-}
-
-fn too_late() -> Refusal {
-    let limit = HEAD_TIMEOUT.as_secs();
-    let what = "No whole request head came within";
-    Refusal::request_timeout(format!(
-        "{what} {limit} s of the connection. Send it at once."
-    ))
-}
-
-fn too_large(what: &str) -> Refusal {
-    Refusal::head_too_large(format!(
-        "The request's head {what}. Send fewer and shorter fields, at once."
-    ))
-}
-
-fn not_parsed(error: &WsError) -> Refusal {
-    match error {
-        WsError::Protocol(ProtocolError::WrongHttpMethod) => {
-            Refusal::method_not_allowed("The method was not GET.")
-        }
-        WsError::Protocol(ProtocolError::WrongHttpVersion) => {
-            Refusal::upgrade_required("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
-        }
-        WsError::Capacity(_) => too_large("has more than 124 fields"),
-        error => Refusal::bad_request(format!(
-            "This is no HTTP/1.1 request ({error}). Send a WebSocket handshake."
-        )),
-    }
-}
-
 /// The 101 for a request that is a handshake.
 fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, Refusal> {
     require_path(&request)?;
@@ -155,13 +55,15 @@ fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, 
     require_version(request.headers())?;
     let response = require_key(&request)?;
     let host = require_host(request.headers())?;
+    // A target that is a whole URL names the host in its place (RFC 9112 §3.2.2).
+    let host = request.uri().authority().map_or(host, Authority::as_str);
     require_origin(request.headers(), host, allowed)?;
     Ok(response)
 }
 
 fn require_path(request: &Request) -> Result<(), Refusal> {
     let target = request.uri();
-    // tungstenite takes what is no path for a host.
+    // Parsed as a URI, what is no path is a host.
     if target.path().starts_with('/') {
         return Ok(());
     }

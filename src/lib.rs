@@ -7,6 +7,7 @@
 //! | [`server`] | accepting, the connection limit, the drain |
 //! | `workers` | the threads that serve connections |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
+//! | `head` | reading the request |
 //! | `handshake` | which request is upgraded, and which is refused |
 //! | `refusal` | the answers to what is refused |
 //! | `page` | what a browser that opens the server's URL is shown: a live client |
@@ -20,6 +21,7 @@
 pub mod connection;
 mod end;
 mod handshake;
+mod head;
 mod linger;
 pub mod listening;
 mod liveness;

@@ -26,21 +26,23 @@ pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
         .map_err(|error| with_address(host, &error))?
         .collect();
     let mut listeners = Vec::new();
-    let mut passed_over = None;
+    let mut passed_over = Vec::new();
     for address in addresses {
         match listen_on(address) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if is_not_ours(&error) => {
-                info!(%address, %error, "passed over");
-                passed_over = Some(with_address(address, &error));
-            }
+            Err(error) if is_not_ours(&error) => passed_over.push(with_address(address, &error)),
             Err(error) => return Err(with_address(address, &error)),
         }
     }
-    match passed_over {
-        Some(error) if listeners.is_empty() => Err(error),
-        _ => Ok(listeners),
+    if listeners.is_empty()
+        && let Some(error) = passed_over.pop()
+    {
+        return Err(error);
     }
+    for error in passed_over {
+        info!(%error, "passed over");
+    }
+    Ok(listeners)
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {

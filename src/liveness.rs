@@ -16,6 +16,9 @@ use tokio::{
 /// Proxies commonly close what is idle for 60 s (nginx's `proxy_read_timeout`): that leaves room for two pings.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
+/// How late a look may be and still prove that nothing came.
+const LATE: Duration = Duration::from_secs(1);
+
 /// A stream that knows when a byte last came and how many went: tungstenite tells of whole messages only.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
@@ -91,17 +94,20 @@ impl Liveness {
 
     pub(crate) fn look(&mut self, heard: Instant) -> Verdict {
         let now = Instant::now();
+        // A server that was stopped for a while has not read what came meanwhile: it asks once more.
+        let late = now > self.due + LATE;
         let verdict = match self.pinged {
-            Some(pinged) if heard < pinged => Verdict::Gone,
+            Some(pinged) if heard < pinged && !late => Verdict::Gone,
             _ if now < heard + SILENCE => Verdict::Alive,
             _ => Verdict::Silent,
         };
         self.pinged = (verdict == Verdict::Silent).then_some(now);
-        self.due = if verdict == Verdict::Alive {
+        let counted_from = if verdict == Verdict::Alive {
             heard
         } else {
             now
-        } + SILENCE;
+        };
+        self.due = counted_from + SILENCE;
         verdict
     }
 }
@@ -141,5 +147,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_stopped_for_a_while_asks_once_more() {
+        let heard = Instant::now();
+        let mut liveness = Liveness::new(heard);
+        for (wait, verdict) in [
+            (SILENCE, Verdict::Silent),
+            (SILENCE + 2 * LATE, Verdict::Silent),
+            (SILENCE, Verdict::Gone),
+        ] {
+            advance(wait).await;
+            assert_eq!(liveness.look(heard), verdict);
+        }
     }
 }

@@ -22,7 +22,7 @@ const QUEUE_LIMIT: usize = 1024 * 1024;
 const GATHERING: Duration = Duration::from_millis(10);
 
 /// How long the end of the program waits for what is still to be written.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Starts the log. What waits to be written when the guard is dropped is written then.
 pub(crate) fn start() -> Guard {

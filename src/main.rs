@@ -34,8 +34,9 @@ fn main() -> ExitCode {
 }
 
 async fn serve(options: &Options) -> io::Result<ExitCode> {
-    let mut signals = Signals::catch()?;
     let listeners = listen(&options.listen).await?;
+    // Not before, so that a signal ends a program that still waits for the host's addresses.
+    let mut signals = Signals::catch()?;
     announce(&listeners)?;
     let interval = options.interval;
     let (stop, stopped) = oneshot::channel::<()>();

@@ -154,3 +154,13 @@ fn count(value: &str) -> Result<NonZero<u32>, &'static str> {
         .parse()
         .map_err(|_| "this is a whole number from 1 to 4294967295, such as 10000")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_arguments_the_defaults_hold() {
+        assert_eq!(Options::parse_from(["wspush"]), Options::default());
+    }
+}

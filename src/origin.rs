@@ -14,6 +14,7 @@ impl FromStr for AllowedOrigin {
     type Err = &'static str;
 
     fn from_str(origin: &str) -> Result<Self, Self::Err> {
+        let origin = origin.trim();
         match origin {
             "*" | "null" => Some(origin.to_owned()),
             _ => parse(origin).map(|(scheme, authority)| format!("{scheme}://{authority}")),

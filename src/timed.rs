@@ -1,4 +1,4 @@
-//! Waiting for a peer, never for ever: every such wait is bounded by the one timer that each connection has.
+//! Waiting for a peer, never for ever: every such wait is bounded by the timer that each connection has.
 
 use std::{future::Future, io, pin::Pin, time::Duration};
 

@@ -116,6 +116,23 @@ async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused() {
+    let server = Server::start(&["--max-connections", "1"]).await;
+    let first = upgraded(server.address).await;
+    let mut refused = Vec::new();
+    for _ in 0..200 {
+        refused.push(connect(server.address).await);
+    }
+    drop(first);
+    let mut places = 0;
+    for client in &mut refused {
+        // Who waited for a refusal may get the place.
+        places += u32::from(client.ask(HANDSHAKE).await.status == 101);
+    }
+    assert_eq!(places, 1);
+}
+
+#[tokio::test]
 async fn connections_still_in_their_handshake_count_for_max_connections() {
     let server = Server::start(&["--max-connections", "2"]).await;
     let mut first = connect(server.address).await;
@@ -239,6 +256,39 @@ async fn bytes_behind_the_head_that_came_before_the_answer_are_answered_with_400
         let early = [handshake_of(size).as_bytes(), &frame(TEXT, "start")].concat();
         assert_refused(&ask(server.address, early).await, 400, "behind");
     }
+}
+
+#[tokio::test]
+async fn content_is_as_little_part_of_a_handshake_as_bytes_behind_it() {
+    let server = Server::start(&[]).await;
+    for field in ["Content-Length: 11", "Transfer-Encoding: chunked"] {
+        assert_refused(
+            &ask(server.address, handshake_with(field)).await,
+            400,
+            "content",
+        );
+    }
+    let mut client = connect(server.address).await;
+    assert_eq!(
+        client.ask(handshake_with("Content-Length: 0")).await.status,
+        101
+    );
+}
+
+#[tokio::test]
+async fn a_target_that_names_a_host_counts_in_the_place_of_host() {
+    let server = Server::start(&[]).await;
+    let absolute = |origin: &str| {
+        let handshake = handshake_with(&format!("Origin: http://{origin}"));
+        handshake.replacen("GET /", "GET http://named.example/", 1)
+    };
+    assert_refused(
+        &ask(server.address, absolute("localhost")).await,
+        403,
+        "named.example",
+    );
+    let mut client = connect(server.address).await;
+    assert_eq!(client.ask(absolute("named.example")).await.status, 101);
 }
 
 #[tokio::test]

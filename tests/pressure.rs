@@ -132,6 +132,18 @@ async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_
 }
 
 #[tokio::test]
+async fn a_health_check_is_not_logged_when_max_connections_is_reached_either() {
+    let program = Program::listening(&["--max-connections", "1"]).await;
+    let _first = upgraded(program.address).await;
+    let mut check = connect(program.address).await;
+    let peer = check.stream.local_addr().unwrap().to_string();
+    check.stream.shutdown().await.unwrap();
+    assert_eq!(check.ask("").await.status, 503);
+    let (_, _, log) = program.stop().await;
+    assert!(!log.contains(&peer), "{log}");
+}
+
+#[tokio::test]
 async fn a_connection_that_closes_before_it_has_sent_a_byte_is_not_logged() {
     let program = Program::listening(&[]).await;
     let mut checks = Vec::new();

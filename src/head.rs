@@ -1,0 +1,133 @@
+//! Reading the head of the request, and the refusals of what is none (RFC 9112 §2–3, §6).
+
+use std::{io, pin::Pin, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::Sleep,
+};
+use tokio_tungstenite::tungstenite::{
+    Error as WsError,
+    error::ProtocolError,
+    handshake::{machine::TryParse, server::Request},
+    http::{
+        HeaderMap,
+        header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    },
+};
+
+use crate::{liveness::Watched, refusal::Refusal, timed::within};
+
+/// How long the request's head may take from the connection on.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest head. Browsers send well under 8 KiB, cookies included; tungstenite's own limit is the same.
+const HEAD_LIMIT: usize = 64 * 1024;
+
+/// More pieces than this must hold [`PIECE_MIN`] bytes on average: each costs a parse of all that came before.
+const PIECES: usize = 64;
+const PIECE_MIN: usize = 128;
+
+/// Why there was no handshake.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The request is to be answered with this.
+    Refused(Refusal),
+    /// Nobody is left to answer.
+    Vanished,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Self::Vanished
+    }
+}
+
+/// Reads the head, in time.
+pub(crate) async fn read<S: AsyncRead + Unpin>(
+    stream: &mut Watched<S>,
+    timer: Pin<&mut Sleep>,
+) -> Result<Request, Failure> {
+    let head = within(HEAD_TIMEOUT, timer, read_head(stream)).await;
+    head.unwrap_or_else(|| Err(too_late().into()))
+}
+
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Request, Failure> {
+    let mut head = Vec::with_capacity(1024);
+    let mut pieces = 0;
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(if stream.has_spoken() {
+                Refusal::bad_request("The request ended before the empty line that ends its head.")
+                    .into()
+            } else {
+                Failure::Vanished
+            });
+        }
+        pieces += 1;
+        if pieces > PIECES && head.len() < pieces * PIECE_MIN {
+            return Err(too_large("came in too many tiny pieces").into());
+        }
+        let within_limit = &head[..head.len().min(HEAD_LIMIT)];
+        match Request::try_parse(within_limit).map_err(|error| not_parsed(&error))? {
+            Some((size, request)) => {
+                // A head may fill the buffer to its last byte, and what follows still wait in the socket.
+                let more = stream.read(&mut [0]).now_or_never();
+                if head.len() > size || matches!(more, Some(Ok(1..))) {
+                    let reason = "There were bytes behind the request's head. Wait for the answer before you send more.";
+                    return Err(Refusal::bad_request(reason).into());
+                }
+                if has_content(request.headers()) {
+                    let reason = "The request announces content. A WebSocket handshake has none.";
+                    return Err(Refusal::bad_request(reason).into());
+                }
+                return Ok(request);
+            }
+            None if head.len() > HEAD_LIMIT => {
+                return Err(too_large("is larger than 64 KiB").into());
+            }
+            None => {}
+        }
+    }
+}
+
+fn too_late() -> Refusal {
+    let limit = HEAD_TIMEOUT.as_secs();
+    let what = "No whole request head came within";
+    Refusal::request_timeout(format!(
+        "{what} {limit} s of the connection. Send it at once."
+    ))
+}
+
+fn too_large(what: &str) -> Refusal {
+    Refusal::head_too_large(format!(
+        "The request's head {what}. Send fewer and shorter fields, at once."
+    ))
+}
+
+fn not_parsed(error: &WsError) -> Refusal {
+    match error {
+        WsError::Protocol(ProtocolError::WrongHttpMethod) => {
+            Refusal::method_not_allowed("The method was not GET.")
+        }
+        WsError::Protocol(ProtocolError::WrongHttpVersion) => {
+            Refusal::upgrade_required("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
+        }
+        WsError::Capacity(_) => too_large("has more than 124 fields"),
+        error => Refusal::bad_request(format!(
+            "This is no HTTP/1.1 request ({error}). Send a WebSocket handshake."
+        )),
+    }
+}
+
+fn has_content(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0")
+}
