@@ -46,7 +46,7 @@ const REFUSALS: u32 = 64;
 const OWN_DESCRIPTORS: u64 = 24;
 
 /// Accepts clients and pushes to each what `start` makes for it once it has said `start`, until `shutdown` is ready
-/// and every client has left or [`DRAIN_TIMEOUT`] is over.
+/// and every client has left, or 5 s later.
 ///
 /// From `options` it takes who may connect, how many at once, and by the interval, how many a thread is to serve before
 /// the next one takes part.
