@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`options`] | the command line and its environment variables |
 //! | [`listening`] | listening on every address of a host |
-//! | [`server`] | accepting, the connection limit, the drain |
+//! | [`server`] | accepting, refusing, the drain |
+//! | `limits` | how many connections the server takes, and each worker |
 //! | `workers` | the threads that serve connections |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
 //! | `head` | reading the request |
@@ -22,6 +23,7 @@ pub mod connection;
 mod end;
 mod handshake;
 mod head;
+mod limits;
 mod linger;
 pub mod listening;
 mod liveness;

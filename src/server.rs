@@ -1,4 +1,4 @@
-//! The server as a whole: accepting, the connection limit, the drain.
+//! The server as a whole: accepting in the workers, refusing over the limit, the drain.
 
 use std::{
     future::Future,
@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::{
     connection::{Service, refuse_at_limit},
+    limits::Limits,
     notifications::Source,
     options::Options,
     workers::Worker,
@@ -33,17 +34,6 @@ const ACCEPT_QUIET: Duration = Duration::from_secs(60);
 
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How many notifications a millisecond a worker sends before the next one takes part. So few a second thread would only
-/// make dearer, since both wake up for them: by 19 % was measured. Ten times as many cost the same on either, and come
-/// sooner from two.
-const WORKER_SHARE: u128 = 5;
-
-/// How many connections over the limit are told so at once; the next ones wait in the backlog.
-const REFUSALS: u32 = 64;
-
-/// Descriptors for neither connections nor workers: standard streams, listeners, signals, with some to spare.
-const OWN_DESCRIPTORS: u64 = 24;
 
 /// Accepts clients and pushes to each what `start` makes for it once it has said `start`, until `shutdown` is ready
 /// and every client has left, or 5 s later.
@@ -76,9 +66,6 @@ where
         slots: Arc::new(Semaphore::new(limits.connections as usize)),
         refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
         needed: watch::Sender::new(1),
-        share: u32::try_from(WORKER_SHARE * options.interval.as_millis())
-            .unwrap_or(u32::MAX)
-            .max(1),
         failed: Mutex::new(None),
         service: Service {
             allowed: options.allow_origin.clone(),
@@ -103,28 +90,6 @@ where
     Ok(())
 }
 
-/// How many connections there may be at once, and how many more that are being refused.
-#[derive(Clone, Copy)]
-struct Limits {
-    connections: u32,
-    refusals: u32,
-}
-
-impl Limits {
-    /// What the descriptor limit leaves, unless the options say how many.
-    fn new(options: &Options, in_workers: usize) -> Self {
-        let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
-        let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + in_workers as u64);
-        let spare = u32::try_from(spare).unwrap_or(u32::MAX);
-        let refusals = (spare / 4).clamp(1, REFUSALS);
-        let rest = spare.saturating_sub(refusals).max(1);
-        Self {
-            connections: options.max_connections.map_or(rest, u32::from),
-            refusals,
-        }
-    }
-}
-
 /// What all workers share.
 struct Server<F> {
     limits: Limits,
@@ -132,8 +97,6 @@ struct Server<F> {
     refusals: Arc<Semaphore>,
     /// How many workers it takes to serve the connections that there were at most.
     needed: watch::Sender<u32>,
-    /// How many connections a worker serves before the next one takes part.
-    share: u32,
     /// When an accept last failed.
     failed: Mutex<Option<Instant>>,
     service: Service<F>,
@@ -204,7 +167,7 @@ impl<F> Server<F> {
 
     /// Has another worker take part when those that do have their share.
     fn call_workers(&self) {
-        let needed = self.open().div_ceil(self.share);
+        let needed = self.open().div_ceil(self.limits.per_worker);
         self.needed.send_if_modified(|workers| {
             let more = needed > *workers;
             *workers = needed.max(*workers);
