@@ -25,6 +25,10 @@ pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
         .await
         .map_err(|error| with_address(host, &error))?
         .collect();
+    listen_on_each(addresses)
+}
+
+fn listen_on_each(addresses: BTreeSet<SocketAddr>) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     let mut passed_over = Vec::new();
     for address in addresses {
@@ -67,4 +71,18 @@ fn is_not_ours(error: &io::Error) -> bool {
 
 fn with_address(address: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_the_machine_does_not_have_is_passed_over_as_long_as_one_remains() {
+        // Of RFC 5737, which no machine has.
+        let [own, foreign] = ["127.0.0.1:0", "192.0.2.1:0"].map(|address| address.parse().unwrap());
+        assert_eq!(listen_on_each([foreign, own].into()).unwrap().len(), 1);
+        let error = listen_on_each([foreign].into()).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1:0"), "{error}");
+    }
 }
