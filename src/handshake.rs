@@ -41,7 +41,7 @@ where
     let request = read(stream, timer.as_mut()).await?;
     let origin = request.headers().get(ORIGIN).map(quote);
     let response = respond(request, allowed)?;
-    let mut answer = Vec::new();
+    let mut answer = Vec::with_capacity(256);
     write_response(&mut answer, &response)
         .map_err(|error| Refusal::bad_request(error.to_string()))?;
     write_all(stream, &answer, timer).await?;

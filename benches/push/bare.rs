@@ -6,7 +6,6 @@
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
-    net::SocketAddr,
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -16,14 +15,16 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
+use tokio::runtime::Builder;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use wspush::{listening::listen, options::HostPort};
 
 use crate::Result;
 
 #[derive(Args)]
 pub(crate) struct Options {
     #[arg(long)]
-    listen: SocketAddr,
+    listen: HostPort,
     #[arg(long)]
     interval: f64,
 }
@@ -52,7 +53,13 @@ struct Server {
 
 /// Serves until it is killed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut listener = TcpListener::bind(options.listen)?;
+    // As wspush does: with mio's backlog of 128, clients in a storm wait a second to try again.
+    let listeners = Builder::new_current_thread()
+        .enable_io()
+        .build()?
+        .block_on(listen(&options.listen))?;
+    let listener = listeners.into_iter().next().ok_or("no address")?;
+    let mut listener = TcpListener::from_std(listener.into_std()?);
     println!("ws://{}/", listener.local_addr()?);
     let poll = Poll::new()?;
     poll.registry()
@@ -87,7 +94,6 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            stream.set_nodelay(true)?;
             let descriptor = usize::try_from(stream.as_raw_fd())?;
             self.poll
                 .registry()

@@ -5,9 +5,7 @@
 use std::{
     ffi::OsString,
     io::{self, ErrorKind, Read, Write},
-    mem,
-    net::SocketAddr,
-    thread,
+    mem, thread,
     time::{Duration, Instant},
 };
 
@@ -17,6 +15,7 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream, unix::SourceFd};
 use crate::{
     Result,
     server::{Server, Times},
+    storm::storm,
     table::{Figures, count},
 };
 
@@ -33,17 +32,11 @@ pub(crate) struct Options {
     program: Vec<OsString>,
 }
 
-/// How many handshakes are under way at once in a storm.
-const IN_FLIGHT: usize = 512;
-
 /// How long the streaming connections are measured.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// What has not come this long after all was measured counts as lost.
 const LOST: Duration = Duration::from_secs(20);
-
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
-const ACCEPT: &[u8] = b"zkTGI6zVrOIDXiC4vnn1Rf37YFw=";
 
 // The client's frames, all masked with 0 (RFC 6455 §5.3 wants chance for the sake of proxies, and here are none).
 const START: &[u8] = b"\x81\x85\0\0\0\0start";
@@ -55,7 +48,7 @@ const INPUT: Token = Token(usize::MAX);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let server = Server::start(&options.program, options.interval)?;
-    let mut clients = Clients::new(options, server.address)?;
+    let mut clients = Clients::new(options)?;
     let figures = measure(&mut clients, &server, options.connections)?;
     println!("{}", figures.map(|figure| figure.to_string()).join(" "));
     Ok(())
@@ -110,19 +103,11 @@ fn percentile(sorted: &[u32], percent: usize) -> u32 {
     sorted.get(place).copied().unwrap_or_default()
 }
 
-#[derive(PartialEq)]
-enum State {
-    /// Waits for the 101.
-    Handshake,
-    Open,
-    /// Has sent a Close.
-    Leaving,
-}
-
 struct Connection {
     /// None when the server has closed it after a Close.
     stream: Option<TcpStream>,
-    state: State,
+    /// Whether it has sent a Close.
+    leaving: bool,
     started: Option<Instant>,
     /// How many notifications came.
     received: u32,
@@ -133,12 +118,10 @@ struct Connection {
 struct Clients {
     poll: Poll,
     events: Events,
-    server: SocketAddr,
     interval: Duration,
     deadline: Instant,
     connections: Vec<Connection>,
-    /// How many have been let in, are sent notifications, have left.
-    open: usize,
+    /// How many are sent notifications, have left.
     streaming: usize,
     left: usize,
     /// Whether the bench has said to go on.
@@ -151,7 +134,7 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(options: &Options, server: SocketAddr) -> Result<Self> {
+    fn new(options: &Options) -> Result<Self> {
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut SourceFd(&0), INPUT, Interest::READABLE)?;
@@ -159,11 +142,9 @@ impl Clients {
         Ok(Self {
             poll,
             events: Events::with_capacity(1024),
-            server,
             interval: Duration::from_secs_f64(options.interval),
             deadline: now + Duration::from_secs(options.time_limit),
             connections: Vec::new(),
-            open: 0,
             streaming: 0,
             left: 0,
             told: false,
@@ -173,40 +154,25 @@ impl Clients {
         })
     }
 
-    /// Connects as fast as the server lets them in.
+    /// Has new clients take the place of those that have left.
     fn storm(&mut self, server: &Server, connections: usize) -> Result<Times> {
         self.connections.clear();
-        (self.open, self.streaming, self.left) = (0, 0, 0);
-        let begin = Instant::now();
-        let before = Times::now(begin, server)?;
-        while self.open < connections {
-            while self.connections.len() < connections.min(self.open + IN_FLIGHT) {
-                self.connect()?;
-            }
-            self.turn(None)?;
+        (self.streaming, self.left) = (0, 0);
+        let (streams, times) = storm(server, connections)?;
+        for mut stream in streams {
+            let token = Token(self.connections.len());
+            self.poll
+                .registry()
+                .register(&mut stream, token, Interest::READABLE)?;
+            self.connections.push(Connection {
+                stream: Some(stream),
+                leaving: false,
+                started: None,
+                received: 0,
+                rest: Vec::new(),
+            });
         }
-        Ok(Times::now(begin, server)?.since(before))
-    }
-
-    fn connect(&mut self) -> Result<()> {
-        // On loopback a connection is there at once.
-        let stream = std::net::TcpStream::connect(self.server)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(stream);
-        stream.write_all(REQUEST)?;
-        let token = Token(self.connections.len());
-        self.poll
-            .registry()
-            .register(&mut stream, token, Interest::READABLE)?;
-        self.connections.push(Connection {
-            stream: Some(stream),
-            state: State::Handshake,
-            started: None,
-            received: 0,
-            rest: Vec::new(),
-        });
-        Ok(())
+        Ok(times)
     }
 
     /// Lets each say `start`, evenly spread over one interval, and waits until all are sent notifications.
@@ -262,7 +228,7 @@ impl Clients {
     fn leave(&mut self, server: &Server, descriptors: usize) -> Result<()> {
         for connection in &mut self.connections {
             connection.send(CLOSE)?;
-            connection.state = State::Leaving;
+            connection.leaving = true;
         }
         while self.left < self.connections.len() {
             self.turn(None)?;
@@ -323,7 +289,7 @@ impl Clients {
             return Ok(());
         };
         let size = match stream.read(&mut buffer[kept..]) {
-            Ok(0) if connection.state == State::Leaving => {
+            Ok(0) if connection.leaving => {
                 connection.stream = None;
                 self.left += 1;
                 return Ok(());
@@ -338,7 +304,7 @@ impl Clients {
         rest.clear();
         rest.extend_from_slice(&buffer[used..size]);
         // No other event tells of what a full buffer left, or of an end that came along with the Close.
-        if size == buffer.len() || self.connections[place].state == State::Leaving {
+        if size == buffer.len() || self.connections[place].leaving {
             return self.hear(place);
         }
         Ok(())
@@ -346,9 +312,6 @@ impl Clients {
 
     /// Takes the whole frames, and tells how many bytes these were.
     fn take(&mut self, place: usize, data: &[u8]) -> Result<usize> {
-        if self.connections[place].state == State::Handshake {
-            return self.take_answer(place, data);
-        }
         let mut used = 0;
         while let [opcode, length @ ..=125, rest @ ..] = &data[used..] {
             let length = usize::from(*length);
@@ -359,24 +322,11 @@ impl Clients {
             match opcode {
                 0x81 => self.take_notification(place, payload)?,
                 0x89 if payload.is_empty() => self.connections[place].send(PONG)?,
-                0x88 if self.connections[place].state == State::Leaving => {}
+                0x88 if self.connections[place].leaving => {}
                 _ => return Err(format!("unexpected frame {opcode:#x}, {payload:?}").into()),
             }
         }
         Ok(used)
-    }
-
-    fn take_answer(&mut self, place: usize, data: &[u8]) -> Result<usize> {
-        if !data.ends_with(b"\r\n\r\n") {
-            return Ok(0);
-        }
-        let accepted = data.windows(ACCEPT.len()).any(|window| window == ACCEPT);
-        if !data.starts_with(b"HTTP/1.1 101 ") || !accepted {
-            return Err(String::from_utf8_lossy(data).into());
-        }
-        self.connections[place].state = State::Open;
-        self.open += 1;
-        Ok(data.len())
     }
 
     fn take_notification(&mut self, place: usize, text: &[u8]) -> Result<()> {

@@ -6,6 +6,7 @@
 mod bare;
 mod client;
 mod server;
+mod storm;
 mod table;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 /// Any failure ends the whole run: a figure that was not checked is worth nothing.
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A run ends within five minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(290);

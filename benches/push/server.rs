@@ -92,12 +92,17 @@ fn schedstat(thread: &str) -> Result<[Duration; 2]> {
     Ok([next()?, next()?])
 }
 
+/// How long the thread that asks has run.
+pub(crate) fn running() -> Result<Duration> {
+    Ok(schedstat("/proc/thread-self")?[0])
+}
+
 /// How much time has passed, for a clock and for both processes.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) clock: Duration,
     pub(crate) server: Duration,
-    client: Duration,
+    pub(crate) client: Duration,
     /// How long the client could have run, but had no core.
     waiting: Duration,
 }

@@ -1,0 +1,104 @@
+//! A storm of clients: as many handshakes as the server takes, from every core at once.
+//!
+//! To connect takes more of the kernel than to accept, so one thread of clients would be slower than the server.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    num::NonZero,
+    thread,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, net};
+
+use crate::{
+    Result,
+    server::{Server, Times, running},
+};
+
+/// After this long without an answer the bench fails.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How many handshakes are under way at once, over all threads.
+const IN_FLIGHT: usize = 512;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
+const ACCEPT: &[u8] = b"zkTGI6zVrOIDXiC4vnn1Rf37YFw=";
+
+/// Connects as fast as the server lets them in.
+pub(crate) fn storm(server: &Server, connections: usize) -> Result<(Vec<net::TcpStream>, Times)> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let begin = Instant::now();
+    let before = Times::now(begin, server)?;
+    let shares = thread::scope(|scope| {
+        let start = |thread| {
+            let share = connections * (thread + 1) / threads - connections * thread / threads;
+            scope.spawn(move || connect_all(server.address, share, IN_FLIGHT / threads))
+        };
+        let running: Vec<_> = (0..threads).map(start).collect();
+        let ended = running
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a client panicked")?);
+        ended.collect::<Result<Vec<_>>>()
+    })?;
+    let mut times = Times::now(begin, server)?.since(before);
+    times.client = shares.iter().map(|share| share.1).max().unwrap_or_default();
+    let streams = shares.into_iter().flat_map(|share| share.0);
+    Ok((streams.collect(), times))
+}
+
+/// One thread's clients, and how long they ran.
+fn connect_all(
+    server: SocketAddr,
+    connections: usize,
+    in_flight: usize,
+) -> Result<(Vec<net::TcpStream>, Duration)> {
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(in_flight);
+    let mut streams = Vec::with_capacity(connections);
+    let mut open = 0;
+    while open < connections {
+        while streams.len() < connections.min(open + in_flight) {
+            let mut stream = connect(server)?;
+            let token = Token(streams.len());
+            poll.registry()
+                .register(&mut stream, token, Interest::READABLE)?;
+            streams.push(stream);
+        }
+        poll.poll(&mut events, Some(ANSWER))?;
+        if events.is_empty() {
+            return Err("the server lets nobody in".into());
+        }
+        for event in &events {
+            take_answer(&mut streams[event.token().0])?;
+            open += 1;
+        }
+    }
+    for stream in &mut streams {
+        poll.registry().deregister(stream)?;
+    }
+    Ok((streams, running()?))
+}
+
+fn connect(server: SocketAddr) -> Result<net::TcpStream> {
+    // On loopback a connection is there at once.
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    stream.write_all(REQUEST)?;
+    Ok(net::TcpStream::from_std(stream))
+}
+
+fn take_answer(stream: &mut net::TcpStream) -> Result<()> {
+    let mut buffer = [0; 512];
+    let size = stream.read(&mut buffer)?;
+    let answer = &buffer[..size];
+    let accepted = answer.windows(ACCEPT.len()).any(|window| window == ACCEPT);
+    // It comes in one piece, since it is written in one.
+    if answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n") && accepted {
+        Ok(())
+    } else {
+        Err(format!("{:?} is no good answer", String::from_utf8_lossy(answer)).into())
+    }
+}
