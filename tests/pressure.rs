@@ -2,13 +2,24 @@
 
 mod common;
 
-use std::{fs, io::pipe, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    future::pending,
+    io::pipe,
+    num::NonZero,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
+use clap::Parser;
 use common::{
     BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
     handshake_with, under, upgraded, wspush,
 };
 use tokio::{io::AsyncWriteExt, join, time::sleep};
+use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
 
 /// The processor time of the program's threads, in nanoseconds.
 fn processor_time(program: &Program) -> u64 {
@@ -223,4 +234,35 @@ async fn at_any_input_at_all_the_connection_ends_without_a_panic() {
             connection.await.unwrap();
         }
     }
+}
+
+/// A server that notes which thread serves each client that says `start`.
+async fn threads_that_serve(clients: usize, interval: &str) -> usize {
+    let arguments = ["wspush", "--listen", "127.0.0.1:0", "--interval", interval];
+    let options = Options::try_parse_from(arguments).unwrap();
+    let listeners = listen(&options.listen).await.unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    let threads = Arc::new(Mutex::new(HashSet::new()));
+    let seen = Arc::clone(&threads);
+    let start = move || {
+        seen.lock().unwrap().insert(thread::current().id());
+        Notifications::every(Duration::from_secs(1))
+    };
+    tokio::spawn(async move { run(listeners, &options, start, pending()).await });
+    let mut streaming = Vec::new();
+    for _ in 0..clients {
+        let mut client = upgraded(address).await;
+        client.say("start").await;
+        client.expect("Notification 1").await;
+        streaming.push(client);
+    }
+    let threads = threads.lock().unwrap();
+    threads.len()
+}
+
+#[tokio::test]
+async fn one_core_serves_few_clients_and_all_cores_many() {
+    assert_eq!(threads_that_serve(100, "2").await, 1);
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    assert_eq!(threads_that_serve(100 * cores, "0.001").await, cores);
 }
