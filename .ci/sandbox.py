@@ -43,11 +43,13 @@ def binary():
 class Server:
     """The program, from the moment on at which it accepts connections."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **process):
         self.log_file = tempfile.NamedTemporaryFile("r")
         with open(self.log_file.name, "w") as log:
-            self.process = subprocess.Popen([binary(), *arguments], stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.process.stdout.readline().startswith("ws://"), self.log()
+            process = {"stdout": subprocess.PIPE, "stderr": log, "text": True} | process
+            self.process = subprocess.Popen([binary(), *arguments], **process)
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("ws://"), self.log()
 
     def log(self):
         self.log_file.seek(0)

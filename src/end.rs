@@ -81,7 +81,6 @@ impl fmt::Display for End {
 impl From<WsError> for End {
     fn from(error: WsError) -> Self {
         match error {
-            WsError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Stalled,
             WsError::Io(error) => Self::Vanished(Some(error.kind())),
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Vanished(None),
             WsError::Protocol(error) => Self::Failed(CloseCode::Protocol, error.to_string()),

@@ -18,7 +18,11 @@ use common::{
     BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
     handshake_with, under, upgraded, wspush,
 };
-use tokio::{io::AsyncWriteExt, join, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    join,
+    time::sleep,
+};
 use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
 
 /// The processor time of the program's threads, in nanoseconds.
@@ -140,6 +144,37 @@ async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_
     let (_, _, log) = program.stop().await;
     let lines = log.lines().filter(|line| line.contains(&peer)).count();
     assert!((1..=4).contains(&lines), "{lines}: {log}");
+}
+
+#[tokio::test]
+async fn the_log_tells_who_was_refused_and_how_each_connection_ended() {
+    let program = Program::listening(&[]).await;
+    let mut expected = Vec::new();
+    for (cause, end) in [
+        (frame(CLOSE, ""), "the client closed"),
+        (frame(CLOSE, close(4000, "")), "the client closed with 4000"),
+        (frame(BINARY, "x"), "closed with 1003: binary message"),
+        (frame(TEXT, [0xFF]), "closed with 1007: text must be UTF-8"),
+        (vec![], "the client vanished: end of file"),
+    ] {
+        let mut client = upgraded(program.address).await;
+        let peer = client.stream.local_addr().unwrap();
+        client.write(cause).await;
+        client.stream.shutdown().await.unwrap();
+        client.stream.read_to_end(&mut vec![]).await.unwrap();
+        expected.push(format!("gone peer={peer} end=\"{end}\" notifications=0 "));
+    }
+    let mut client = connect(program.address).await;
+    let peer = client.stream.local_addr().unwrap();
+    client.ask(HANDSHAKE.replace("GET", "PUT")).await;
+    drop(client);
+    expected.push(format!(
+        "refused peer={peer} status=405 reason=\"The method was not GET.\""
+    ));
+    let (_, _, log) = program.stop().await;
+    for line in expected {
+        assert!(log.contains(&line), "no {line} in {log}");
+    }
 }
 
 #[tokio::test]
