@@ -124,9 +124,8 @@ fn require_origin(
     allowed: &[AllowedOrigin],
 ) -> Result<(), Refusal> {
     let is_let_in = |origin: &HeaderValue| {
-        origin
-            .to_str()
-            .is_ok_and(|origin| may_connect(origin, host, allowed))
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        may_connect(&origin, host, allowed)
     };
     if headers.get_all(ORIGIN).iter().all(is_let_in) {
         return Ok(());

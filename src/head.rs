@@ -90,7 +90,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Requ
                 }
                 return Ok(request);
             }
-            None if head.len() > HEAD_LIMIT => {
+            None if head.len() >= HEAD_LIMIT => {
                 return Err(too_large("is larger than 64 KiB").into());
             }
             None => {}
