@@ -85,4 +85,14 @@ mod tests {
         let error = listen_on_each([foreign].into()).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1:0"), "{error}");
     }
+
+    #[tokio::test]
+    async fn any_other_failure_is_an_error_even_though_another_address_remains() {
+        let [taken, free] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| address.parse().unwrap());
+        let taken = listen_on(taken).unwrap();
+        let taken = taken.local_addr().unwrap();
+        let error = listen_on_each([taken, free].into()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    }
 }

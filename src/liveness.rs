@@ -44,11 +44,6 @@ impl<S> Watched<S> {
         self.last
     }
 
-    /// Takes time in which nobody listened out of the silence.
-    pub(crate) fn forgive(&mut self, waited: Duration) {
-        self.last += waited;
-    }
-
     /// How many bytes went.
     pub(crate) fn written(&self) -> u64 {
         self.written
@@ -84,12 +79,6 @@ impl Liveness {
             due: heard + SILENCE,
             pinged: None,
         }
-    }
-
-    /// Takes time in which nobody listened out of the silence.
-    pub(crate) fn forgive(&mut self, waited: Duration) {
-        self.due += waited;
-        self.pinged = self.pinged.map(|pinged| pinged + waited);
     }
 
     pub(crate) fn look(&mut self, heard: Instant) -> Verdict {

@@ -193,8 +193,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         if let Some(source) = &mut self.source {
             source.skip_missed();
         }
-        self.socket.get_mut().forgive(waited);
-        self.liveness.forgive(waited);
+        self.liveness.due += waited;
         self.timer.as_mut().reset(self.liveness.due);
     }
 }

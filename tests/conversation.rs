@@ -205,7 +205,7 @@ async fn the_kernel_keeps_at_most_a_small_send_buffer() {
     let (stream, _) = listeners[0].accept().await.unwrap();
     let socket = TcpSocket::from_std_stream(stream.into_std().unwrap());
     // Linux tells twice what was set, for its own bookkeeping.
-    assert!(socket.send_buffer_size().unwrap() <= 2 * 16 * 1024);
+    assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,6 +249,21 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
         connection.await.unwrap();
         assert_elapsed(last, 40.0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
+    let (client, connection) = pipe(20, 7.0);
+    let mut client = client.upgraded().await;
+    client.say("start").await;
+    client.expect_notifications(1..=3).await;
+    assert_eq!(client.receive().await.0, PING);
+    let pinged = Instant::now();
+    // The fifth notification does not fit beside the fourth: it waits from 8 s after the ping on.
+    sleep(Duration::from_secs(16)).await;
+    client.stream.read_to_end(&mut vec![]).await.unwrap();
+    connection.await.unwrap();
+    assert_elapsed(pinged, 28.0);
 }
 
 #[tokio::test(start_paused = true)]
