@@ -35,18 +35,15 @@ const MESSAGE_LIMIT: usize = 4 * 1024;
 /// Room for `start` and for pongs. Allocated for each connection, and reserved again for what is larger.
 const READ_BUFFER: usize = 64;
 
-/// The write buffer holds one message at a time, and a pong: every message is flushed before the next one.
-const WRITE_LIMIT: usize = 64 * 1024;
-
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
 
-/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB.
+/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
+/// written needs none: every message, and the pong to it, is flushed before the next one.
 pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_LIMIT)
         .max_frame_size(Some(MESSAGE_LIMIT))
         .max_message_size(Some(MESSAGE_LIMIT))
 }

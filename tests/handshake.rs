@@ -292,7 +292,7 @@ async fn a_target_that_names_a_host_counts_in_the_place_of_host() {
 }
 
 #[tokio::test]
-async fn a_request_without_upgrade_is_answered_with_426() {
+async fn a_request_without_upgrade_is_answered_with_426_and_a_page_for_browsers() {
     let server = Server::start(&[]).await;
     for (field, without) in [
         ("Upgrade: websocket\r\n", ""),
@@ -303,6 +303,10 @@ async fn a_request_without_upgrade_is_answered_with_426() {
     ] {
         let answer = ask(server.address, HANDSHAKE.replace(field, without)).await;
         assert_refused(&answer, 426, "WebSocket");
+        assert_eq!(
+            answer.field("Content-Type"),
+            Some("text/html; charset=utf-8")
+        );
         assert_eq!(answer.field("Upgrade"), Some("websocket"));
         assert_eq!(answer.field("Sec-WebSocket-Version"), None);
     }
@@ -358,6 +362,8 @@ async fn no_host_or_two_are_answered_with_400() {
         "Host: a b\r\n",
         "Host: u@a\r\n",
         "Host: a:x\r\n",
+        "Host: a:+80\r\n",
+        "Host: a:65536\r\n",
     ] {
         let answer = ask(server.address, HANDSHAKE.replace(one, host)).await;
         assert_refused(&answer, 400, "Host");
