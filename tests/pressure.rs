@@ -147,7 +147,7 @@ async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_
 }
 
 #[tokio::test]
-async fn the_log_tells_who_was_refused_and_how_each_connection_ended() {
+async fn the_log_tells_who_was_refused_and_how_each_connection_and_the_server_ended() {
     let program = Program::listening(&[]).await;
     let mut expected = Vec::new();
     for (cause, end) in [
@@ -172,9 +172,29 @@ async fn the_log_tells_who_was_refused_and_how_each_connection_ended() {
         "refused peer={peer} status=405 reason=\"The method was not GET.\""
     ));
     let (_, _, log) = program.stop().await;
+    expected.push("stopping connections=0".into());
+    expected.push("stopped cut=0".into());
     for line in expected {
         assert!(log.contains(&line), "no {line} in {log}");
     }
+}
+
+#[tokio::test]
+async fn a_log_that_is_read_loses_no_line_though_many_come_at_once() {
+    let mut command = wspush(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "wspush=debug");
+    let mut program = Program::start(command).await;
+    let mut client = upgraded(program.address).await;
+    let words = "x".repeat(200);
+    let says = async {
+        client.write(frame(TEXT, &words).repeat(300)).await;
+        for _ in 0..300 {
+            client.hear().await;
+        }
+        client.say("last words").await;
+    };
+    let (log, ()) = join!(program.log_until("last words"), says);
+    assert_eq!(log.matches(&words).count(), 300);
 }
 
 #[tokio::test]
