@@ -13,6 +13,7 @@ use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
+    task::unconstrained,
     time::{Instant, Sleep},
 };
 use tokio_tungstenite::{
@@ -166,8 +167,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     /// Finishes sending what was said and what tungstenite has answered.
     async fn flush(&mut self) -> Result<(), End> {
-        // Nearly every write goes at once, and sets no timer.
-        if let Poll::Ready(result) = poll!(self.socket.flush()) {
+        // Nearly every write goes at once, and sets no timer. One that tokio's budget for the task put off would look like
+        // a client that does not read.
+        if let Poll::Ready(result) = poll!(unconstrained(self.socket.flush())) {
             return Ok(result?);
         }
         let waiting = Instant::now();
@@ -184,8 +186,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and since nobody listened
-    /// meanwhile, that time is no silence.
+    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and the look after a silent
+    /// client is put off by the time in which nobody listened.
     fn resume(&mut self, waited: Duration) {
         if let Some(source) = &mut self.source {
             source.skip_missed();

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, pipe, upgraded,
+    BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, frame, pipe, upgraded,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -174,6 +174,31 @@ async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
     for number in 2..10 {
         client.expect(&format!("Notification {number}")).await;
         assert_elapsed(start, f64::from(number + 8));
+    }
+}
+
+#[tokio::test]
+async fn notifications_keep_their_time_however_many_pings_come() {
+    let server = Server::start(&["--interval", "0.001"]).await;
+    let mut client = upgraded(server.address).await;
+    let start = Instant::now();
+    client.say("start").await;
+    let mut number = 0;
+    for _ in 0..60 {
+        client.write(frame(PING, "").repeat(500)).await;
+        let mut pongs = 0;
+        while pongs < 500 {
+            match client.receive().await.0 {
+                PONG => pongs += 1,
+                _ => number += 1,
+            }
+        }
+    }
+    // What comes late is made up for, what was left out never is.
+    while start.elapsed() > Duration::from_millis(number + 10) {
+        assert!(number < 5_000, "{number} in {:?}", start.elapsed());
+        client.hear().await;
+        number += 1;
     }
 }
 
