@@ -120,7 +120,7 @@ async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused()
     let server = Server::start(&["--max-connections", "1"]).await;
     let first = upgraded(server.address).await;
     let mut refused = Vec::new();
-    // As many as are told so at once.
+    // As many as are told so at once, each for 2 s.
     for _ in 0..64 {
         refused.push(connect(server.address).await);
     }

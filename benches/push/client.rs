@@ -1,6 +1,6 @@
 //! The clients of one server, in a process of their own: they start it, measure it, check all that it sends, and end it.
 //!
-//! One thread and one epoll, as lean as the bare server, since both share the machine with what is measured.
+//! One thread and one epoll, storms aside, as lean as the bare server, since both share the machine with what is measured.
 
 use std::{
     ffi::OsString,

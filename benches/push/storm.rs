@@ -1,6 +1,7 @@
 //! A storm of clients: as many handshakes as the server takes, from every core at once.
 //!
-//! To connect takes more of the kernel than to accept, so one thread of clients would be slower than the server.
+//! To connect takes more of the kernel than to accept, so one thread of clients would be slower than the server. Where
+//! they share the server's cores, what their own work takes is in the rate, for wspush and the reference alike.
 
 use std::{
     io::{Read, Write},
