@@ -27,7 +27,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 use wspush::{
-    connection::Service, listening::listen, notifications::Notifications, options::Options,
+    connection::Service,
+    listening::listen,
+    notifications::{Notifications, Source},
+    options::Options,
     server::run,
 };
 
@@ -226,10 +229,18 @@ pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Answe
 
 /// A connection served over a pipe that holds `size` bytes each way, and the task that serves it.
 pub(crate) fn pipe(size: usize, interval: f64) -> (Client<DuplexStream>, JoinHandle<()>) {
-    let (stream, theirs) = duplex(size);
     let interval = Duration::from_secs_f64(interval);
+    pipe_from(size, move || Notifications::every(interval))
+}
+
+/// The same with another source of notifications.
+pub(crate) fn pipe_from<F, N>(size: usize, start: F) -> (Client<DuplexStream>, JoinHandle<()>)
+where
+    F: Fn() -> N + Send + Sync + 'static,
+    N: Source + 'static,
+{
+    let (stream, theirs) = duplex(size);
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let start = move || Notifications::every(interval);
     let service = Service {
         allowed: vec![],
         start,
