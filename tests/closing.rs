@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use common::{
     BINARY, CLOSE, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, close, connect, frame,
-    pipe, upgraded,
+    pipe, pipe_from, upgraded,
 };
 use tokio::{
     io::AsyncWriteExt,
     join,
     time::{Instant, sleep},
 };
+use wspush::notifications::{Source, Utf8Bytes};
 
 /// The first fragment of a text.
 const FRAGMENT: u8 = TEXT & !CONTINUED;
@@ -159,6 +160,24 @@ async fn binary_is_closed_with_1003_also_in_fragments() {
         .expect("server doesn't support binary messages")
         .await;
     client.expect_close(1003, "binary").await;
+}
+
+/// Has nothing to push.
+struct Exhausted;
+
+impl Source for Exhausted {
+    async fn next(&mut self) -> Option<Utf8Bytes> {
+        None
+    }
+
+    fn skip_missed(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000() {
+    let mut client = pipe_from(4096, || Exhausted).0.upgraded().await;
+    client.say("start").await;
+    client.expect_close(1000, "nothing to push").await;
 }
 
 #[tokio::test(start_paused = true)]
