@@ -5,6 +5,7 @@
 //! | [`options`] | the command line and its environment variables |
 //! | [`listening`] | listening on every address of a host |
 //! | [`server`] | accepting, refusing, the drain |
+//! | `failures` | telling of accepts that fail |
 //! | `limits` | how many connections the server takes, and each worker |
 //! | `workers` | the threads that serve connections |
 //! | [`connection`] | one connection from its first byte to its last, and its log lines |
@@ -21,6 +22,7 @@
 
 pub mod connection;
 mod end;
+mod failures;
 mod handshake;
 mod head;
 mod limits;

@@ -1,6 +1,6 @@
 //! How many connections the server takes, and how many each worker does.
 
-use crate::options::Options;
+use crate::{options::Options, workers::Worker};
 
 /// How many notifications a millisecond a worker sends before the next one takes part: with so few, a second thread makes
 /// each dearer, since both wake up for them. It must not be much more, or the first worker keeps the larger part: at 20,
@@ -24,7 +24,9 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// What the descriptor limit leaves, unless the options say how many.
-    pub(crate) fn new(options: &Options, in_workers: usize) -> Self {
+    pub(crate) fn new(options: &Options, workers: usize, listeners: usize) -> Self {
+        // Each worker has a clone of each listener.
+        let in_workers = workers * (Worker::DESCRIPTORS + listeners);
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
         let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + in_workers as u64);
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
@@ -36,5 +38,18 @@ impl Limits {
             refusals,
             per_worker: u32::try_from(per_worker).unwrap_or(u32::MAX).max(1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_takes_four_descriptors_and_one_for_each_listener() {
+        let connections =
+            |workers, listeners| Limits::new(&Options::default(), workers, listeners).connections;
+        assert_eq!(connections(0, 1) - connections(3, 1), 3 * (4 + 1));
+        assert_eq!(connections(0, 2) - connections(3, 2), 3 * (4 + 2));
     }
 }

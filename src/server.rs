@@ -1,12 +1,6 @@
 //! The server as a whole: accepting in the workers, refusing over the limit, the drain.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -14,12 +8,13 @@ use tokio::{
     select,
     sync::{Semaphore, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     connection::{Service, refuse_at_limit},
+    failures::Failures,
     limits::Limits,
     notifications::Source,
     options::Options,
@@ -28,9 +23,6 @@ use crate::{
 
 /// How long to wait before the next try after a failed accept, for a descriptor to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// After this long without a failed accept, the next one is told again.
-const ACCEPT_QUIET: Duration = Duration::from_secs(60);
 
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,10 +47,7 @@ where
     N: Source + 'static,
 {
     let workers = Worker::start_all()?;
-    let limits = Limits::new(
-        options,
-        workers.len() * (Worker::DESCRIPTORS + 2 * listeners.len()),
-    );
+    let limits = Limits::new(options, workers.len(), listeners.len());
     let (stop, stopped) = oneshot::channel::<()>();
     let stopping = async { drop(stopped.await) }.boxed().shared();
     let server = Arc::new(Server {
@@ -66,7 +55,7 @@ where
         slots: Arc::new(Semaphore::new(limits.connections as usize)),
         refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
         needed: watch::Sender::new(1),
-        failed: Mutex::new(None),
+        failures: Failures::default(),
         service: Service {
             allowed: options.allow_origin.clone(),
             start,
@@ -97,8 +86,7 @@ struct Server<F> {
     refusals: Arc<Semaphore>,
     /// How many workers it takes to serve the connections that there were at most.
     needed: watch::Sender<u32>,
-    /// When an accept last failed.
-    failed: Mutex<Option<Instant>>,
+    failures: Failures,
     service: Service<F>,
 }
 
@@ -117,14 +105,14 @@ where
             .await;
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
-            Err(error) => return self.warn(&error),
+            Err(error) => return self.failures.tell(&error),
         };
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.admit(stream, peer).await,
                 // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
                 Err(error) => {
-                    self.warn(&error);
+                    self.failures.tell(&error);
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -173,18 +161,6 @@ impl<F> Server<F> {
             *workers = needed.max(*workers);
             more
         });
-    }
-
-    fn warn(&self, error: &io::Error) {
-        let now = Instant::now();
-        let last = self
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(now);
-        if last.is_none_or(|last| now > last + ACCEPT_QUIET) {
-            warn!(%error, "can't accept connections, trying on");
-        }
     }
 
     /// Waits for every connection to end, in time.

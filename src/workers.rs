@@ -67,3 +67,23 @@ impl Drop for Worker {
         self.thread.take().map(JoinHandle::join);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn dropping_a_worker_ends_all_that_still_runs_there() {
+        let worker = Worker::start().unwrap();
+        let held = Arc::new(());
+        let kept = Arc::clone(&held);
+        worker.runtime().spawn(async move {
+            pending::<()>().await;
+            drop(kept);
+        });
+        drop(worker);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}
