@@ -35,6 +35,13 @@ pub(crate) struct Options {
 /// How long the streaming connections are measured.
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// How long the clients take to say `start`, one after another, at least.
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// How far behind they may fall and still make up for it. Those that say `start` in the same moment are due in the same
+/// moment ever after, and the last of them late.
+const HURRY: Duration = Duration::from_millis(2);
+
 /// What has not come this long after all was measured counts as lost.
 const LOST: Duration = Duration::from_secs(20);
 
@@ -175,17 +182,24 @@ impl Clients {
         Ok(times)
     }
 
-    /// Lets each say `start`, evenly spread over one interval, and waits until all are sent notifications.
+    /// Lets each say `start`, evenly spread, and waits until all are sent notifications.
     fn start(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        let step = self.interval.as_secs_f64() / count(self.connections.len());
+        let step = self
+            .interval
+            .max(SPREAD)
+            .div_f64(count(self.connections.len()));
+        let mut due = Instant::now();
         for place in 0..self.connections.len() {
-            let due = begin + Duration::from_secs_f64(step * count(place));
             self.turn_until(due)?;
+            let now = Instant::now();
             let connection = &mut self.connections[place];
             // Before it is sent: no notification may come before that.
-            connection.started = Some(Instant::now());
+            connection.started = Some(now);
             connection.send(START)?;
+            due += step;
+            if due + HURRY < now {
+                due = now;
+            }
         }
         while self.streaming < self.connections.len() {
             self.turn(None)?;

@@ -35,7 +35,7 @@ pub(crate) fn storm(server: &Server, connections: usize) -> Result<(Vec<net::Tcp
     let shares = thread::scope(|scope| {
         let start = |thread| {
             let share = connections * (thread + 1) / threads - connections * thread / threads;
-            scope.spawn(move || connect_all(server.address, share, IN_FLIGHT / threads))
+            scope.spawn(move || connect_all(server.address, share, IN_FLIGHT.div_ceil(threads)))
         };
         let running: Vec<_> = (0..threads).map(start).collect();
         let ended = running
