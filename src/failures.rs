@@ -21,7 +21,7 @@ pub(crate) struct Failures {
 impl Failures {
     pub(crate) fn tell(&self, error: &io::Error) {
         if self.is_news() {
-            warn!(%error, "can't accept connections, trying on");
+            warn!(%error, "can't accept connections, still trying");
         }
     }
 

@@ -1,12 +1,18 @@
 //! The server as a whole: accepting in the workers, refusing over the limit, the drain.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io, mem,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
-    sync::{Semaphore, oneshot, watch},
+    sync::{Mutex, Semaphore, oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -21,6 +27,10 @@ use crate::{
     workers::Worker,
 };
 
+/// How many connections a worker accepts in its turn: enough that passing the turn on costs next to nothing, few enough
+/// that each worker serves as many as the others.
+const TURN: usize = 32;
+
 /// How long to wait before the next try after a failed accept, for a descriptor to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,8 +40,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Accepts clients and pushes to each what `start` makes for it once it has said `start`, until `shutdown` is ready
 /// and every client has left, or 5 s later.
 ///
-/// From `options` it takes who may connect, how many at once, and by the interval, how many a thread is to serve before
-/// the next one takes part.
+/// From `options` it uses who may connect, how many at once, and the interval, which decides how many connections a
+/// thread serves before the next one takes part.
 ///
 /// # Errors
 ///
@@ -47,7 +57,7 @@ where
     N: Source + 'static,
 {
     let workers = Worker::start_all()?;
-    let limits = Limits::new(options, workers.len(), listeners.len());
+    let limits = Limits::new(options, workers.len());
     let (stop, stopped) = oneshot::channel::<()>();
     let stopping = async { drop(stopped.await) }.boxed().shared();
     let server = Arc::new(Server {
@@ -64,9 +74,9 @@ where
     });
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let listener = listener.into_std()?;
-        for (turn, worker) in (0..).zip(&workers) {
-            let accept = Arc::clone(&server).accept(listener.try_clone()?, turn);
+        let listener = Arc::new(Mutex::new(listener.into_std()?));
+        for (place, worker) in (0..).zip(&workers) {
+            let accept = Arc::clone(&server).accept(Arc::clone(&listener), place);
             accepting.spawn_on(accept, worker.runtime());
         }
     }
@@ -84,7 +94,7 @@ struct Server<F> {
     limits: Limits,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    /// How many workers it takes to serve the connections that there were at most.
+    /// How many workers it takes to serve the connections that there are.
     needed: watch::Sender<u32>,
     failures: Failures,
     service: Service<F>,
@@ -95,48 +105,45 @@ where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
 {
-    /// Accepts connections in the worker whose turn it is, from when it is needed on.
-    async fn accept(self: Arc<Self>, listener: std::net::TcpListener, turn: u32) {
-        // Waits for ever once the server is gone.
-        let _ = self
-            .needed
-            .subscribe()
-            .wait_for(|&needed| needed > turn)
-            .await;
-        let listener = match TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(error) => return self.failures.tell(&error),
-        };
+    /// Accepts connections in the worker at this place, in turn with the others, as long as so many are needed.
+    async fn accept(self: Arc<Self>, listener: Arc<Mutex<StdListener>>, place: u32) {
+        let mut needed = self.needed.subscribe();
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer).await,
+            // Never fails, since `self` holds the sender.
+            let _ = needed.wait_for(|&needed| needed > place).await;
+            let listener = listener.lock().await;
+            if let Err(error) = self.take_turn(&listener).await {
                 // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
-                Err(error) => {
-                    self.failures.tell(&error);
-                    sleep(ACCEPT_PAUSE).await;
-                }
+                self.failures.tell(&error);
+                sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+
+    /// Waits at the listener alone, so that a new connection wakes no other worker.
+    async fn take_turn(self: &Arc<Self>, listener: &StdListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener.try_clone()?)?;
+        for _ in 0..TURN {
+            let (stream, peer) = listener.accept().await?;
+            self.admit(stream, peer).await;
+        }
+        Ok(())
     }
 
     /// Serves the connection, or refuses it when there are as many as there may be.
     async fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let server = Arc::clone(self);
         // Those who are being refused may keep the next one waiting: it is served should there be a slot by then.
-        let slot = select! {
+        select! {
             biased;
-            slot = Arc::clone(&self.slots).acquire_owned() => Ok(slot),
-            permit = Arc::clone(&self.refusals).acquire_owned() => Err(permit),
-        };
-        match slot {
-            Ok(slot) => {
+            slot = Arc::clone(&self.slots).acquire_owned() => {
                 self.call_workers();
                 tokio::spawn(async move {
                     server.service.serve(stream, &peer).await;
                     drop(slot);
                 });
             }
-            Err(permit) => {
+            permit = Arc::clone(&self.refusals).acquire_owned() => {
                 tokio::spawn(async move {
                     refuse_at_limit(stream, &peer, server.limits.connections).await;
                     drop(permit);
@@ -153,14 +160,11 @@ impl<F> Server<F> {
         self.limits.connections.saturating_sub(free)
     }
 
-    /// Has another worker take part when those that do have their share.
+    /// Has as many workers take part as there are connections for.
     fn call_workers(&self) {
         let needed = self.open().div_ceil(self.limits.per_worker);
-        self.needed.send_if_modified(|workers| {
-            let more = needed > *workers;
-            *workers = needed.max(*workers);
-            more
-        });
+        self.needed
+            .send_if_modified(|workers| mem::replace(workers, needed) != needed);
     }
 
     /// Waits for every connection to end, in time.

@@ -1,7 +1,7 @@
 //! The threads that serve connections: one for each core, each with a runtime of its own.
 //!
-//! Those that take part (see `server`) wait at the same listeners: whichever is free takes the next connection and keeps
-//! it, so nothing that happens to a connection wakes another thread.
+//! Those that take part (see `server`) accept connections in turn. A connection stays where it was accepted, so nothing
+//! that happens to it wakes another thread.
 
 use std::{
     io,
