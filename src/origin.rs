@@ -1,6 +1,6 @@
 //! Which browser origins may connect (RFC 6454, RFC 6455 §10.2). What is answered to the others stands in `handshake`.
 
-use std::str::FromStr;
+use std::{net::Ipv6Addr, str::FromStr};
 
 use tokio_tungstenite::tungstenite::http::uri::Authority;
 
@@ -17,6 +17,8 @@ impl FromStr for AllowedOrigin {
         let origin = origin.trim();
         match origin {
             "*" | "null" => Some(origin.to_owned()),
+            // No browser sends one: this can only mean to let in many.
+            _ if origin.contains('*') => None,
             _ => parse(origin).map(|(scheme, authority)| format!("{scheme}://{authority}")),
         }
         .map(Self)
@@ -63,20 +65,33 @@ fn without_default_port(scheme: &str, authority: &str) -> String {
     host.to_ascii_lowercase()
 }
 
-/// Whether this is a `Host` (RFC 9110 §7.2): a name or address, and perhaps a port, with no user before it.
+/// Whether this is a `Host` (RFC 9110 §7.2): a name or an address, and perhaps a port, with no user before it.
 pub(crate) fn is_host(value: &str) -> bool {
-    // `Authority` lets through a port that is no number, and a user.
-    let Ok(authority) = value.parse::<Authority>() else {
-        return false;
-    };
-    match value
-        .strip_prefix(authority.host())
-        .map(|rest| rest.strip_prefix(':').unwrap_or(rest))
-    {
-        Some("") => !authority.host().is_empty(),
-        Some(port) => port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok(),
-        None => false,
-    }
+    let bracket = value.find(']').map(|place| place + 1);
+    let end = bracket.or(value.find(':')).unwrap_or(value.len());
+    let (host, port) = value.split_at(end);
+    is_name_or_address(host) && is_port(port)
+}
+
+fn is_name_or_address(host: &str) -> bool {
+    let brackets = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    brackets.map_or_else(
+        // `Authority` lets a user through.
+        || {
+            host.parse()
+                .is_ok_and(|name: Authority| name.host() == host)
+        },
+        |address| address.parse::<Ipv6Addr>().is_ok(),
+    )
+}
+
+/// What may follow a host: a colon, and then perhaps a number (RFC 3986 §3.2.3).
+fn is_port(rest: &str) -> bool {
+    let port = rest.strip_prefix(':').unwrap_or(rest);
+    let is_number = port.parse::<u16>().is_ok() && !port.starts_with('+');
+    rest.is_empty() || rest == ":" || rest != port && is_number
 }
 
 #[cfg(test)]
@@ -162,8 +177,49 @@ mod tests {
             "://a",
             "https://a:x",
             "https://u@a",
+            "https://*.a.example",
         ] {
             assert!(bad.parse::<AllowedOrigin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for host in [
+            "a",
+            "a.example:80",
+            "a:",
+            "127.0.0.1:1",
+            "[::1]",
+            "[::1]:65535",
+            "_a-b~",
+        ] {
+            assert!(is_host(host), "{host}");
+        }
+        for bad in [
+            "",
+            ":",
+            ":80",
+            "a:b",
+            "a:65536",
+            "a:+1",
+            "a:1:2",
+            "u@a",
+            "u:p@a",
+            "a/b",
+            "a b",
+            "::1",
+            "[]",
+            "[]:80",
+            "[zz]",
+            "[::1",
+            "[::1]80",
+            "[::1]]",
+            "a]",
+            "a[::1]",
+            "[127.0.0.1]",
+        ] {
+            assert!(!is_host(bad), "{bad}");
         }
     }
 }
