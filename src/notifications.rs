@@ -1,6 +1,6 @@
 //! Where notifications come from: the one thing to replace for a push service of another kind.
 
-use std::{fmt::Write, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -41,9 +41,11 @@ impl Notifications {
 
 impl Source for Notifications {
     async fn next(&mut self) -> Option<Utf8Bytes> {
-        sleep_until(self.due).await;
-        let mut text = String::with_capacity("Notification ".len() + 20);
-        write!(text, "Notification {}", self.number).ok()?;
+        // The first is due at once, and a timer would round that up to the next millisecond.
+        if self.number > 1 {
+            sleep_until(self.due).await;
+        }
+        let text = format!("Notification {}", self.number);
         self.number += 1;
         self.due += self.interval;
         Some(text.into())

@@ -18,7 +18,7 @@ use common::{
 use tokio::{
     io::AsyncReadExt,
     net::TcpSocket,
-    time::{Instant, sleep},
+    time::{Instant, advance, sleep},
 };
 use wspush::{
     listening::listen,
@@ -60,6 +60,17 @@ async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
     }
     client.say("start").await;
     client.expect("Notification 1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn notification_1_comes_at_once() {
+    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    // Between two ticks of tokio's timers, which count milliseconds.
+    advance(Duration::from_micros(300)).await;
+    let start = Instant::now();
+    client.say("start").await;
+    client.expect("Notification 1").await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
