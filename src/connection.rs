@@ -1,30 +1,29 @@
 //! One connection from its first byte to its last: handshake, conversation, linger, and what the log says of it.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    pin::{Pin, pin},
-};
+use std::{future::Future, net::SocketAddr, pin::pin};
 
 use futures_util::future::{BoxFuture, Shared};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
-use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
+};
 use tracing::info;
 
 use crate::{
-    handshake,
-    head::Failure,
-    linger::linger,
-    liveness::Watched,
-    notifications::Source,
-    origin::AllowedOrigin,
-    refusal::Refusal,
-    session::{Session, config},
+    handshake, head::Failure, linger::linger, liveness::Watched, notifications::Source,
+    origin::AllowedOrigin, refusal::Refusal, session::Session,
 };
+
+/// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
+const MESSAGE_LIMIT: usize = 4 * 1024;
+
+/// Room for `start` and for pongs; what is larger makes it grow. Allocated for each connection.
+const READ_BUFFER: usize = 64;
 
 /// What every connection needs to know.
 pub struct Service<F> {
@@ -40,22 +39,29 @@ impl<F: Fn() -> N, N: Source> Service<F> {
     /// Serves the client at the other end of `stream` until one side ends the connection or the server stops.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: &SocketAddr) {
         let opened = Instant::now();
-        let mut timer = pin!(sleep_until(opened));
         let mut stopping = self.stopping.clone();
         // In a box, since it needs far more memory than the conversation and is soon over.
-        let opening = Box::pin(open(
-            stream,
-            peer,
-            &self.allowed,
-            timer.as_mut(),
-            &mut stopping,
-        ));
+        let opening = Box::pin(open(stream, peer, &self.allowed, &mut stopping));
         let Some(socket) = opening.await else { return };
+        let timer = pin!(sleep_until(opened));
         let mut session = Session::new(socket, peer, timer);
-        let end = session.run(&self.start, &mut stopping).await;
+        let Err(end) = session.converse(&self.start, &mut stopping).await;
+        // In a box, to take no memory before.
+        Box::pin(session.close(&end)).await;
         let seconds = opened.elapsed().as_secs();
+        // As a string, which the log quotes and escapes.
         info!(%peer, end = end.to_string(), notifications = session.pushed, seconds, "gone");
     }
+}
+
+/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
+/// written needs none: a flush follows every message, and only last words are two.
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_frame_size(Some(MESSAGE_LIMIT))
+        .max_message_size(Some(MESSAGE_LIMIT))
 }
 
 /// Performs the handshake. `None` when there was none.
@@ -63,19 +69,18 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: &SocketAddr,
     allowed: &[AllowedOrigin],
-    mut timer: Pin<&mut Sleep>,
     stopping: impl Future<Output = ()>,
 ) -> Option<WebSocketStream<Watched<S>>> {
     let mut stream = Watched::new(stream);
     let upgraded = select! {
-        upgraded = handshake::upgrade(&mut stream, allowed, timer.as_mut()) => upgraded,
+        upgraded = handshake::upgrade(&mut stream, allowed) => upgraded,
         () = stopping => return None,
     };
     match upgraded {
-        Ok(origin) => info!(%peer, origin = origin.map(display), "connected"),
+        Ok(origin) => info!(%peer, origin = origin.map(tracing::field::display), "connected"),
         Err(Failure::Refused(refusal)) => {
             log(peer, &refusal);
-            refuse(&mut stream, &refusal, timer).await;
+            refuse(&mut stream, &refusal).await;
             return None;
         }
         Err(Failure::Vanished) => return None,
@@ -90,18 +95,15 @@ where
 {
     let mut stream = Watched::new(stream);
     let refusal = Refusal::full(limit);
-    refuse(&mut stream, &refusal, pin!(sleep_until(Instant::now()))).await;
+    refuse(&mut stream, &refusal).await;
     if stream.has_spoken() {
         log(peer, &refusal);
     }
 }
 
-async fn refuse<S>(stream: &mut Watched<S>, refusal: &Refusal, mut timer: Pin<&mut Sleep>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    if refusal.send(stream, timer.as_mut()).await.is_ok() {
-        linger(stream, timer).await;
+async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal: &Refusal) {
+    if refusal.send(stream).await.is_ok() {
+        linger(stream).await;
     }
 }
 

@@ -3,18 +3,16 @@
 //! The guards stand in the order of the contract: where several fit, the first one counts. Only the connection limit,
 //! which counts before all of them, is looked at elsewhere: where connections are accepted.
 
-use std::pin::Pin;
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Sleep,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::{
     handshake::server::{Request, Response, create_response, write_response},
     http::{
         HeaderMap, HeaderName, HeaderValue,
-        header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
-        uri::Authority,
+        header::{
+            CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+            TRANSFER_ENCODING, UPGRADE,
+        },
+        uri::{Authority, Uri},
     },
 };
 
@@ -33,24 +31,23 @@ const QUOTE_LIMIT: usize = 100;
 pub(crate) async fn upgrade<S>(
     stream: &mut Watched<S>,
     allowed: &[AllowedOrigin],
-    mut timer: Pin<&mut Sleep>,
 ) -> Result<Option<String>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = read(stream, timer.as_mut()).await?;
+    let request = read(stream).await?;
     let origin = request.headers().get(ORIGIN).map(quote);
     let response = respond(request, allowed)?;
     let mut answer = Vec::with_capacity(256);
     write_response(&mut answer, &response)
         .map_err(|error| Refusal::bad_request(error.to_string()))?;
-    write_all(stream, &answer, timer).await?;
+    write_all(stream, &answer).await?;
     Ok(origin)
 }
 
 /// The 101 for a request that is a handshake.
 fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, Refusal> {
-    require_path(&request)?;
+    require_target(request.uri())?;
     require_upgrade(request.headers_mut())?;
     require_version(request.headers())?;
     let response = require_key(&request)?;
@@ -58,18 +55,20 @@ fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, 
     // A target that is a whole URL names the host in its place (RFC 9112 §3.2.2).
     let host = request.uri().authority().map_or(host, Authority::as_str);
     require_origin(request.headers(), host, allowed)?;
+    require_no_content(request.headers())?;
     Ok(response)
 }
 
-fn require_path(request: &Request) -> Result<(), Refusal> {
-    let target = request.uri();
+fn require_target(target: &Uri) -> Result<(), Refusal> {
     // Parsed as a URI, what is no path is a host.
-    if target.path().starts_with('/') {
+    if target.path().starts_with('/')
+        && target.authority().is_none_or(|host| is_host(host.as_str()))
+    {
         return Ok(());
     }
     let target = quote(target.to_string());
     Err(Refusal::bad_request(format!(
-        "The request's target {target} is no path. Ask for /, or any other."
+        "The request's target {target} is neither a path nor a URL with a host. Ask for /, or any other path."
     )))
 }
 
@@ -134,6 +133,16 @@ fn require_origin(
     Err(Refusal::forbidden(format!(
         "The origin {origin} may not connect to {host}. The server's option --allow-origin would let it in."
     )))
+}
+
+/// Content would be taken for frames.
+fn require_no_content(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
+        let reason = "The request announces content. A WebSocket handshake has none.";
+        return Err(Refusal::bad_request(reason));
+    }
+    Ok(())
 }
 
 /// The field's value, if it stands there once.

@@ -1,23 +1,19 @@
 //! Reading the head of the request, and the refusals of what is none (RFC 9112 §2–3, §6).
 
-use std::{io, pin::Pin, time::Duration};
+use std::{io, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    time::Sleep,
+    time::timeout,
 };
 use tokio_tungstenite::tungstenite::{
     Error as WsError,
     error::ProtocolError,
     handshake::{machine::TryParse, server::Request},
-    http::{
-        HeaderMap,
-        header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-    },
 };
 
-use crate::{liveness::Watched, refusal::Refusal, timed::within};
+use crate::{liveness::Watched, refusal::Refusal};
 
 /// How long the request's head may take from the connection on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +21,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest head. Browsers send well under 8 KiB, cookies included; tungstenite's own limit is the same.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// More pieces than this must hold [`PIECE_MIN`] bytes on average: each costs a parse of all that came before.
+/// A head may come in this many pieces of any size. More than that must hold [`PIECE_MIN`] bytes on average, since each
+/// costs a parse of all that came before.
 const PIECES: usize = 64;
 const PIECE_MIN: usize = 128;
 
@@ -53,10 +50,9 @@ impl From<io::Error> for Failure {
 /// Reads the head, in time.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut Watched<S>,
-    timer: Pin<&mut Sleep>,
 ) -> Result<Request, Failure> {
-    let head = within(HEAD_TIMEOUT, timer, read_head(stream)).await;
-    head.unwrap_or_else(|| Err(too_late().into()))
+    let head = timeout(HEAD_TIMEOUT, read_head(stream)).await;
+    head.unwrap_or_else(|_| Err(too_late().into()))
 }
 
 async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Request, Failure> {
@@ -76,24 +72,18 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Requ
             return Err(too_large("came in too many tiny pieces").into());
         }
         let within_limit = &head[..head.len().min(HEAD_LIMIT)];
-        match Request::try_parse(within_limit).map_err(|error| not_parsed(&error))? {
-            Some((size, request)) => {
-                // A head may fill the buffer to its last byte, and what follows still wait in the socket.
-                let more = stream.read(&mut [0]).now_or_never();
-                if head.len() > size || matches!(more, Some(Ok(1..))) {
-                    let reason = "There were bytes behind the request's head. Wait for the answer before you send more.";
-                    return Err(Refusal::bad_request(reason).into());
-                }
-                if has_content(request.headers()) {
-                    let reason = "The request announces content. A WebSocket handshake has none.";
-                    return Err(Refusal::bad_request(reason).into());
-                }
-                return Ok(request);
+        let parsed = Request::try_parse(within_limit).map_err(|error| not_parsed(&error))?;
+        if let Some((size, request)) = parsed {
+            // A head may fill the buffer to its last byte, and what follows still wait in the socket.
+            let more = stream.read(&mut [0]).now_or_never();
+            if head.len() > size || matches!(more, Some(Ok(1..))) {
+                let reason = "There were bytes behind the request's head. Wait for the answer before you send more.";
+                return Err(Refusal::bad_request(reason).into());
             }
-            None if head.len() >= HEAD_LIMIT => {
-                return Err(too_large("is larger than 64 KiB").into());
-            }
-            None => {}
+            return Ok(request);
+        }
+        if head.len() >= HEAD_LIMIT {
+            return Err(too_large("is larger than 64 KiB").into());
         }
     }
 }
@@ -120,14 +110,10 @@ fn not_parsed(error: &WsError) -> Refusal {
         WsError::Protocol(ProtocolError::WrongHttpVersion) => {
             Refusal::upgrade_required("HTTP/1.0 can't be upgraded. Use HTTP/1.1.")
         }
+        // tungstenite's `MAX_HEADERS`.
         WsError::Capacity(_) => too_large("has more than 124 fields"),
         error => Refusal::bad_request(format!(
             "This is no HTTP/1.1 request ({error}). Send a WebSocket handshake."
         )),
     }
-}
-
-fn has_content(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0")
 }

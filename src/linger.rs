@@ -10,10 +10,8 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::Sleep,
+    time::timeout,
 };
-
-use crate::timed::within;
 
 /// How long the peer may take to close its side: some round trips on a bad network.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
@@ -22,17 +20,14 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 ///
 /// A socket closed while bytes from the peer are unread answers with a reset, at which the peer may throw away
 /// what it was told last (RFC 9112 §9.6, RFC 6455 §7.1.1).
-pub(crate) async fn linger(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    timer: Pin<&mut Sleep>,
-) {
+pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let half_close_and_discard = async {
         if stream.shutdown().await.is_ok() {
             discard(stream).await;
         }
     };
     // The peer's time is up or it has closed: either way the connection is over.
-    within(LINGER, timer, half_close_and_discard).await;
+    let _ = timeout(LINGER, half_close_and_discard).await;
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin)) {

@@ -11,7 +11,8 @@ use crate::options::HostPort;
 /// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
 const BACKLOG: u32 = 4096;
 
-/// What the kernel may keep for a client that does not read: about a hundred notifications.
+/// What the kernel may keep for a client that does not read. Linux doubles it (socket(7)), and merges what is short: that
+/// is up to 1,800 notifications.
 const SEND_BUFFER: u32 = 16 * 1024;
 
 /// Listens on every address that the host resolves to. An address that this machine does not have is passed over.

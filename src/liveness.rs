@@ -16,7 +16,7 @@ use tokio::{
 /// Proxies commonly close what is idle for 60 s (nginx's `proxy_read_timeout`): that leaves room for two pings.
 pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
-/// How late a look may be and still prove that nothing came.
+/// How late a check may be and still prove that nothing came.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A stream that knows when a byte last came and how many went: tungstenite tells of whole messages only.
@@ -55,7 +55,7 @@ impl<S> Watched<S> {
     }
 }
 
-/// What a look after the peer finds.
+/// What a check on the peer finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The peer was heard from meanwhile.
@@ -66,38 +66,26 @@ pub(crate) enum Verdict {
     Gone,
 }
 
-/// When to look after the peer. It is not moved by every byte: what was heard by then decides when the next look is due.
-#[derive(Debug)]
+/// Whether the peer is being asked.
+#[derive(Debug, Default)]
 pub(crate) struct Liveness {
-    pub(crate) due: Instant,
     pinged: Option<Instant>,
 }
 
 impl Liveness {
-    pub(crate) fn new(heard: Instant) -> Self {
-        Self {
-            due: heard + SILENCE,
-            pinged: None,
-        }
-    }
-
-    pub(crate) fn look(&mut self, heard: Instant) -> Verdict {
+    /// Checks on a peer that was last heard from at `heard`, and tells when the next check is due. A check is not moved by
+    /// every byte: what was heard by then decides.
+    pub(crate) fn check(&mut self, heard: Instant, due: Instant) -> (Verdict, Instant) {
         let now = Instant::now();
         // A server that was stopped for a while has not read what came meanwhile: it asks once more.
-        let late = now > self.due + LATE;
-        let verdict = match self.pinged {
-            Some(pinged) if heard < pinged && !late => Verdict::Gone,
-            _ if now < heard + SILENCE => Verdict::Alive,
-            _ => Verdict::Silent,
+        let late = now > due + LATE;
+        let (verdict, since) = match self.pinged {
+            Some(pinged) if heard < pinged && !late => (Verdict::Gone, now),
+            _ if now < heard + SILENCE => (Verdict::Alive, heard),
+            _ => (Verdict::Silent, now),
         };
         self.pinged = (verdict == Verdict::Silent).then_some(now);
-        let counted_from = if verdict == Verdict::Alive {
-            heard
-        } else {
-            now
-        };
-        self.due = counted_from + SILENCE;
-        verdict
+        (verdict, since + SILENCE)
     }
 }
 
@@ -148,14 +136,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_stopped_for_a_while_asks_once_more() {
         let heard = Instant::now();
-        let mut liveness = Liveness::new(heard);
-        for (wait, verdict) in [
+        let mut liveness = Liveness::default();
+        let mut due = heard + SILENCE;
+        for (wait, expected) in [
             (SILENCE, Verdict::Silent),
             (SILENCE + 2 * LATE, Verdict::Silent),
             (SILENCE, Verdict::Gone),
         ] {
             advance(wait).await;
-            assert_eq!(liveness.look(heard), verdict);
+            let (verdict, next) = liveness.check(heard, due);
+            assert_eq!(verdict, expected);
+            due = next;
         }
     }
 }

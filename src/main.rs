@@ -5,12 +5,11 @@ mod shutdown;
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
 };
 
 use clap::Parser;
-use tokio::{net::TcpListener, runtime, select, sync::oneshot};
+use tokio::{net::TcpListener, runtime, select};
 use tracing::{info, warn};
 use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
 
@@ -36,22 +35,14 @@ fn main() -> ExitCode {
 async fn serve(options: &Options) -> io::Result<ExitCode> {
     let listeners = listen(&options.listen).await?;
     // Not before, so that a signal ends a program that still waits for the host's addresses.
-    let mut signals = Signals::catch()?;
+    let [mut first, mut both] = [Signals::catch()?, Signals::catch()?];
     announce(&listeners)?;
     let interval = options.interval;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = run(
-        listeners,
-        options,
-        move || Notifications::every(interval),
-        async {
-            let _ = stopped.await;
-        },
-    );
+    let source = move || Notifications::every(interval);
+    let serving = run(listeners, options, source, first.next());
     let second_signal = async {
-        signals.next().await;
-        drop(stop);
-        signals.next().await;
+        both.next().await;
+        both.next().await;
     };
     select! {
         result = serving => result.map(|()| ExitCode::SUCCESS),
@@ -61,11 +52,8 @@ async fn serve(options: &Options) -> io::Result<ExitCode> {
 
 /// Prints the URL of each listener, for people and for programs that wait for it.
 fn announce(listeners: &[TcpListener]) -> io::Result<()> {
-    let addresses: Vec<SocketAddr> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<io::Result<_>>()?;
-    for address in addresses {
+    for listener in listeners {
+        let address = listener.local_addr()?;
         info!(%address, "listening");
         // Standard output may be closed.
         let _ = writeln!(io::stdout(), "ws://{address}/");

@@ -3,11 +3,10 @@
 
 use std::{
     fmt, io,
-    pin::Pin,
     time::{Duration, SystemTime},
 };
 
-use tokio::{io::AsyncWrite, time::Sleep};
+use tokio::io::AsyncWrite;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use crate::{page, timed::write_all};
@@ -97,12 +96,8 @@ impl Refusal {
     }
 
     /// Sends the answer, whole (RFC 9112 §4).
-    pub(crate) async fn send(
-        &self,
-        stream: &mut (impl AsyncWrite + Unpin),
-        timer: Pin<&mut Sleep>,
-    ) -> io::Result<()> {
-        write_all(stream, self.to_string().as_bytes(), timer).await
+    pub(crate) async fn send(&self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        write_all(stream, self.to_string().as_bytes()).await
     }
 }
 

@@ -14,45 +14,30 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
     task::unconstrained,
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Bytes, Message, Utf8Bytes, protocol::WebSocketConfig},
+    tungstenite::{Bytes, Message, Utf8Bytes, protocol::CloseFrame},
 };
 use tracing::debug;
 
 use crate::{
-    end::End,
+    end::{End, NO_BINARY},
     linger::linger,
-    liveness::{Liveness, Verdict, Watched},
+    liveness::{Liveness, SILENCE, Verdict, Watched},
     notifications::Source,
-    timed::{WRITE_TIMEOUT, within},
+    timed::WRITE_TIMEOUT,
 };
-
-/// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
-const MESSAGE_LIMIT: usize = 4 * 1024;
-
-/// Room for `start` and for pongs. Allocated for each connection, and reserved again for what is larger.
-const READ_BUFFER: usize = 64;
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
-
-/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
-/// written needs none: every message, and the pong to it, is flushed before the next one.
-pub(crate) fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_frame_size(Some(MESSAGE_LIMIT))
-        .max_message_size(Some(MESSAGE_LIMIT))
-}
 
 /// One client's conversation, from the end of its handshake to the last that it is told.
 pub(crate) struct Session<'a, S, N> {
     socket: WebSocketStream<Watched<S>>,
     peer: &'a SocketAddr,
+    /// When to check on the client.
     timer: Pin<&'a mut Sleep>,
     liveness: Liveness,
     /// Where notifications come from, once the client has said `start`.
@@ -67,43 +52,29 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         peer: &'a SocketAddr,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
-        let liveness = Liveness::new(socket.get_ref().last());
         Self {
             socket,
             peer,
             timer,
-            liveness,
+            liveness: Liveness::default(),
             source: None,
             pushed: 0,
         }
     }
 
-    /// Converses until one side ends it, tells the client if that was the server, and closes.
-    pub(crate) async fn run(
-        &mut self,
-        start: impl Fn() -> N,
-        stopping: impl Future<Output = ()> + Unpin,
-    ) -> End {
-        let Err(end) = self.converse(start, stopping).await;
-        if let Some(words) = end.last_words() {
-            // In a box, to take no memory before.
-            Box::pin(self.part(words)).await;
-        }
-        end
-    }
-
-    /// Waits for whichever comes first, again and again: the next notification, a message from the client, the time
-    /// to look after a silent client, the server's stopping.
-    async fn converse(
+    /// Waits for whichever comes first, again and again, until one side ends it: the next notification, a message from
+    /// the client, the time to check on a silent client, the server's stopping.
+    pub(crate) async fn converse(
         &mut self,
         start: impl Fn() -> N,
         mut stopping: impl Future<Output = ()> + Unpin,
     ) -> Result<Infallible, End> {
-        self.timer.as_mut().reset(self.liveness.due);
+        let heard = self.socket.get_ref().last();
+        self.timer.as_mut().reset(heard + SILENCE);
         loop {
             select! {
                 text = next(&mut self.source) => {
-                    self.say(Message::Text(text.ok_or(End::Exhausted)?))?;
+                    self.say(Message::Text(text.ok_or(End::EXHAUSTED)?))?;
                     self.flush().await?;
                     self.pushed += 1;
                 }
@@ -112,10 +83,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
                     self.flush().await?;
                 }
                 () = self.timer.as_mut() => {
-                    self.look_after()?;
+                    self.check_liveness()?;
                     self.flush().await?;
                 }
-                () = &mut stopping => return Err(End::Stopping),
+                () = &mut stopping => return Err(End::STOPPING),
             }
         }
     }
@@ -123,8 +94,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     fn hear(&mut self, message: Message, start: impl Fn() -> N) -> Result<(), End> {
         match message {
             Message::Text(text) => self.hear_text(&text, start),
-            Message::Binary(_) => Err(End::Binary),
-            Message::Close(frame) => Err(End::Closed(frame.map(|frame| frame.code))),
+            Message::Binary(_) => {
+                self.say(Message::text(NO_BINARY))?;
+                Err(End::BINARY)
+            }
+            Message::Close(frame) => Err(End::ByClient(frame.map(|frame| frame.code))),
             // tungstenite has an answer to a ping ready.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
@@ -142,9 +116,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         Ok(())
     }
 
-    fn look_after(&mut self) -> Result<(), End> {
-        let verdict = self.liveness.look(self.socket.get_ref().last());
-        self.timer.as_mut().reset(self.liveness.due);
+    fn check_liveness(&mut self) -> Result<(), End> {
+        let heard = self.socket.get_ref().last();
+        let (verdict, due) = self.liveness.check(heard, self.timer.deadline());
+        self.timer.as_mut().reset(due);
         match verdict {
             Verdict::Alive => Ok(()),
             Verdict::Silent => self.say(Message::Ping(Bytes::new())),
@@ -152,15 +127,24 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    async fn part(&mut self, words: Vec<Message>) {
-        let said = words.into_iter().try_for_each(|word| self.say(word));
+    /// Tells the client why, if it is still there to be told, and lets it close too.
+    pub(crate) async fn close(&mut self, end: &End) {
+        let said = match end {
+            End::Vanished(_) | End::Silent | End::Stalled => return,
+            // tungstenite has answered already.
+            End::ByClient(_) => Ok(()),
+            End::ByServer(code, reason) => self.say(Message::Close(Some(CloseFrame {
+                code: *code,
+                reason: reason.as_ref().into(),
+            }))),
+        };
         // What fails here has no consequence: the connection is over.
         if said.is_ok() && self.flush().await.is_ok() {
-            linger(self.socket.get_mut(), self.timer.as_mut()).await;
+            linger(self.socket.get_mut()).await;
         }
     }
 
-    /// Hands a message to the socket, which is always ready for it, since each is flushed before the next.
+    /// Hands a message to the socket, which keeps what it can't send at once.
     fn say(&mut self, message: Message) -> Result<(), End> {
         Ok(self.socket.start_send_unpin(message)?)
     }
@@ -175,8 +159,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         let waiting = Instant::now();
         loop {
             let written = self.socket.get_ref().written();
-            let flushed = within(WRITE_TIMEOUT, self.timer.as_mut(), self.socket.flush()).await;
-            if let Some(result) = flushed {
+            // In a box, to take no memory while the client reads.
+            let flushed = Box::pin(timeout(WRITE_TIMEOUT, self.socket.flush())).await;
+            if let Ok(result) = flushed {
                 self.resume(waiting.elapsed());
                 return Ok(result?);
             }
@@ -186,14 +171,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and the look after a silent
+    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and the check on a silent
     /// client is put off by the time in which nobody listened.
     fn resume(&mut self, waited: Duration) {
         if let Some(source) = &mut self.source {
             source.skip_missed();
         }
-        self.liveness.due += waited;
-        self.timer.as_mut().reset(self.liveness.due);
+        let due = self.timer.deadline() + waited;
+        self.timer.as_mut().reset(due);
     }
 }
 

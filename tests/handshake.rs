@@ -364,9 +364,17 @@ async fn no_host_or_two_are_answered_with_400() {
         "Host: a:x\r\n",
         "Host: a:+80\r\n",
         "Host: a:65536\r\n",
+        "Host: :80\r\n",
+        "Host: [::1]80\r\n",
+        "Host: [a]\r\n",
     ] {
         let answer = ask(server.address, HANDSHAKE.replace(one, host)).await;
         assert_refused(&answer, 400, "Host");
+    }
+    // Its place may be taken by a target that is a whole URL.
+    for target in ["http://u@a/", "http://a:x/", "http://:80/", "http://[a]/"] {
+        let request = HANDSHAKE.replacen("GET /", &format!("GET {target}"), 1);
+        assert_refused(&ask(server.address, request).await, 400, "target");
     }
 }
 

@@ -153,7 +153,10 @@ async fn the_log_tells_who_was_refused_and_how_each_connection_and_the_server_en
     for (cause, end) in [
         (frame(CLOSE, ""), "the client closed"),
         (frame(CLOSE, close(4000, "")), "the client closed with 4000"),
-        (frame(BINARY, "x"), "closed with 1003: binary message"),
+        (
+            frame(BINARY, "x"),
+            "closed with 1003: server doesn't support binary messages",
+        ),
         (frame(TEXT, [0xFF]), "closed with 1007: text must be UTF-8"),
         (vec![], "the client vanished: end of file"),
     ] {
