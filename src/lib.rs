@@ -18,7 +18,10 @@
 //! | `end` | the ways a connection ends, and the close code of each |
 //! | `liveness` | when a silent client is asked whether it is there |
 //! | [`notifications`] | what is pushed, and when |
-//! | `timed`, `linger` | waiting for a peer in bounded time; closing without losing the last word |
+//! | `timed`, `linger` | writing in bounded time; closing without losing the last word |
+//!
+//! The program around it has three more: `main` starts and ends it, `log` writes to standard error, `shutdown` knows the
+//! signals.
 
 pub mod connection;
 mod end;
