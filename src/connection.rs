@@ -73,8 +73,10 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Option<WebSocketStream<Watched<S>>> {
     let mut stream = Watched::new(stream);
     let upgraded = select! {
-        upgraded = handshake::upgrade(&mut stream, allowed) => upgraded,
+        // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then told 1001.
+        biased;
         () = stopping => return None,
+        upgraded = handshake::upgrade(&mut stream, allowed) => upgraded,
     };
     match upgraded {
         Ok(origin) => info!(%peer, origin = origin.map(tracing::field::display), "connected"),

@@ -2,14 +2,16 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{future::ready, net::SocketAddr, time::Duration};
 
-use common::{PING, Program, ask, connect, frame, upgraded, wspush};
+use common::{HANDSHAKE, PING, Program, ask, connect, frame, upgraded, wspush};
+use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::TcpStream,
     time::timeout,
 };
+use wspush::{connection::Service, notifications::Notifications};
 
 #[tokio::test]
 async fn at_sigterm_or_sigint_every_client_gets_close_1001_and_the_exit_status_is_0() {
@@ -55,6 +57,22 @@ async fn half_done_handshakes_are_dropped() {
     // With or without a reset, which tells whether the server had read all.
     assert!(half_done.stream.read_u8().await.is_err());
     assert_eq!(program.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_read_only_after_the_stop_is_dropped_too() {
+    for _ in 0..20 {
+        let (mut client, theirs) = duplex(4096);
+        client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        let service = Service {
+            allowed: vec![],
+            start: || Notifications::every(Duration::from_secs(1)),
+            stopping: ready(()).boxed().shared(),
+        };
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        service.serve(theirs, &peer).await;
+        assert!(client.read_u8().await.is_err());
+    }
 }
 
 #[tokio::test]
