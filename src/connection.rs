@@ -46,8 +46,7 @@ impl<F: Fn() -> N, N: Source> Service<F> {
         let timer = pin!(sleep_until(opened));
         let mut session = Session::new(socket, peer, timer);
         let Err(end) = session.converse(&self.start, &mut stopping).await;
-        // In a box, to take no memory before.
-        Box::pin(session.close(&end)).await;
+        session.close(&end).await;
         let seconds = opened.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
         info!(%peer, end = end.to_string(), notifications = session.pushed, seconds, "gone");
