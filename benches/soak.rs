@@ -214,7 +214,6 @@ async fn listen(server: SocketAddr, until: Instant, tally: &mut Tally) -> Result
     let mut socket = connect(server).await?;
     let mut due = Instant::now();
     say(&mut socket, "start").await?;
-    let mut late = Duration::ZERO;
     for number in 1.. {
         let heard = hear(&mut socket, due + PATIENCE).await?;
         let now = Instant::now();
@@ -223,17 +222,17 @@ async fn listen(server: SocketAddr, until: Instant, tally: &mut Tally) -> Result
                 "heard {heard:?} at {now:?}, and Notification {number} was due at {due:?}"
             ));
         }
-        late = now - due;
+        let late = now - due;
         tally.late = tally.late.max(late);
         tally.notifications += 1;
         due += INTERVAL;
-        if due >= until {
+        // A busy machine makes some late, but after one is left out, all the others are late by an interval.
+        if due >= until && late < INTERVAL {
             break;
         }
-    }
-    // After one is left out, all the others are that late.
-    if late >= INTERVAL {
-        return Err(format!("the last notification is late by {late:?}"));
+        if due >= until + PATIENCE {
+            return Err(format!("Notification {number} is still late by {late:?}"));
+        }
     }
     leave(socket).await
 }
