@@ -19,23 +19,24 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 /// How late a check may be and still prove that nothing came.
 const LATE: Duration = Duration::from_secs(1);
 
-/// A stream that knows when a byte last came and how many went: tungstenite tells of whole messages only.
+/// A stream that knows when a byte last came and when one last went: tungstenite tells of whole messages only.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
     stream: S,
     last: Instant,
     spoken: bool,
-    written: u64,
+    written: Instant,
 }
 
 impl<S> Watched<S> {
     /// Counts from now.
     pub(crate) fn new(stream: S) -> Self {
+        let now = Instant::now();
         Self {
             stream,
-            last: Instant::now(),
+            last: now,
             spoken: false,
-            written: 0,
+            written: now,
         }
     }
 
@@ -44,8 +45,8 @@ impl<S> Watched<S> {
         self.last
     }
 
-    /// How many bytes went.
-    pub(crate) fn written(&self) -> u64 {
+    /// When a byte last went, or the connection if none has.
+    pub(crate) fn written(&self) -> Instant {
         self.written
     }
 
@@ -112,8 +113,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = result {
-            self.written += written as u64;
+        if let Poll::Ready(Ok(1..)) = result {
+            self.written = Instant::now();
         }
         result
     }

@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
     task::unconstrained,
-    time::{Instant, Sleep, timeout},
+    time::{Instant, Sleep, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -157,17 +157,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             return Ok(result?);
         }
         let waiting = Instant::now();
+        let mut since = waiting;
         loop {
-            let written = self.socket.get_ref().written();
             // In a box, to take no memory while the client reads.
-            let flushed = Box::pin(timeout(WRITE_TIMEOUT, self.socket.flush())).await;
+            let flushed = Box::pin(timeout_at(since + WRITE_TIMEOUT, self.socket.flush())).await;
             if let Ok(result) = flushed {
                 self.resume(waiting.elapsed());
                 return Ok(result?);
             }
-            if self.socket.get_ref().written() == written {
+            let written = self.socket.get_ref().written();
+            if written <= since {
                 return Err(End::Stalled);
             }
+            since = written;
         }
     }
 

@@ -247,11 +247,26 @@ async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_fol
     assert!(missed > 500, "{number} came in {:?}", start.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_write_that_stops_making_way_ends_the_connection_10_s_after_its_last_byte() {
+    for progress in [0.0, 0.5, 5.0, 9.0] {
+        let (client, connection) = pipe(64, 1.0);
+        let mut client = client.upgraded().await;
+        client.say("start").await;
+        sleep(Duration::from_secs_f64(4.0 + progress)).await;
+        client.stream.read_u8().await.unwrap();
+        let last = Instant::now();
+        connection.await.unwrap();
+        assert_elapsed(last, 10.0);
+    }
+}
+
 #[tokio::test]
-async fn the_kernel_keeps_at_most_a_small_send_buffer() {
+async fn the_kernel_keeps_at_most_a_small_send_buffer_and_delays_nothing() {
     let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let _client = connect(listeners[0].local_addr().unwrap()).await;
     let (stream, _) = listeners[0].accept().await.unwrap();
+    assert!(stream.nodelay().unwrap());
     let socket = TcpSocket::from_std_stream(stream.into_std().unwrap());
     // Linux tells twice what was set, for its own bookkeeping.
     assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);
