@@ -29,7 +29,8 @@ pub(crate) fn start() -> Guard {
     let queue = Arc::new(Queue::default());
     let (running, ended) = mpsc::channel::<()>();
     let writer = Arc::clone(&queue);
-    thread::spawn(move || {
+    // Where not even this thread can be started, the program says so when it starts its workers.
+    let _ = thread::Builder::new().name("log".into()).spawn(move || {
         writer.write_out();
         drop(running);
     });

@@ -6,11 +6,12 @@
 use std::{
     io,
     num::NonZero,
+    sync::mpsc,
     thread::{self, JoinHandle},
 };
 
 use tokio::{
-    runtime::{self, Handle},
+    runtime::{self, Handle, Runtime},
     sync::oneshot,
 };
 
@@ -37,17 +38,22 @@ impl Worker {
     }
 
     fn start() -> io::Result<Self> {
+        let (stop, stopped) = oneshot::channel();
+        let (hand_over, handed_over) = mpsc::channel::<Runtime>();
+        // First the thread: a runtime that is dropped for want of one would panic here, where the caller is async.
+        let thread = thread::Builder::new()
+            .name("worker".into())
+            .spawn(move || {
+                if let Ok(runtime) = handed_over.recv() {
+                    // Ends when `stop` is dropped; with the runtime go the connections that are left.
+                    let _ = runtime.block_on(stopped);
+                }
+            })?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("worker".into())
-            .spawn(move || {
-                // Ends when `stop` is dropped; with the runtime go the connections that are left.
-                let _ = runtime.block_on(stopped);
-            })?;
+        let _ = hand_over.send(runtime);
         Ok(Self {
             runtime: handle,
             stop: Some(stop),
