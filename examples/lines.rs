@@ -2,7 +2,10 @@
 //!
 //! `cargo run --example lines`, then `websocat ws://localhost:8080/` in other terminals.
 
-use std::{io, thread};
+use std::{
+    io::{self, BufRead},
+    thread,
+};
 
 use tokio::{
     signal::ctrl_c,
@@ -44,14 +47,15 @@ async fn main() -> io::Result<()> {
     let (sender, lines) = broadcast::channel(16);
     // A thread of its own, since reading standard input blocks. At its end all clients are told that there is no more.
     thread::spawn(move || {
-        for line in io::stdin().lines().map_while(Result::ok) {
+        for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
             // Fails only when nobody is left to push to.
-            let _ = sender.send(line.into());
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned().into());
         }
     });
     let start = move || Lines(lines.resubscribe());
     run(listeners, &options, start, async {
         let _ = ctrl_c().await;
-    })
-    .await
+    })?
+    .await;
+    Ok(())
 }

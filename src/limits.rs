@@ -25,8 +25,12 @@ pub(crate) struct Limits {
 impl Limits {
     /// What the descriptor limit leaves, unless the options say how many.
     pub(crate) fn new(options: &Options, workers: usize) -> Self {
-        let in_workers = workers * Worker::DESCRIPTORS;
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
+        Self::within(descriptors, options, workers)
+    }
+
+    fn within(descriptors: u64, options: &Options, workers: usize) -> Self {
+        let in_workers = workers * Worker::DESCRIPTORS;
         let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + in_workers as u64);
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
         let refusals = (spare / 4).clamp(1, REFUSALS);
@@ -46,7 +50,7 @@ mod tests {
 
     #[test]
     fn workers_take_their_descriptors_from_the_connections() {
-        let connections = |workers| Limits::new(&Options::default(), workers).connections;
+        let connections = |workers| Limits::within(1024, &Options::default(), workers).connections;
         assert_eq!(connections(0) - connections(3), 3 * 4);
     }
 }

@@ -5,6 +5,7 @@ mod shutdown;
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -36,27 +37,29 @@ async fn serve(options: &Options) -> io::Result<ExitCode> {
     let listeners = listen(&options.listen).await?;
     // Not before, so that a signal ends a program that still waits for the host's addresses.
     let [mut first, mut both] = [Signals::catch()?, Signals::catch()?];
-    announce(&listeners)?;
+    let addresses: Vec<_> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<io::Result<_>>()?;
     let interval = options.interval;
     let source = move || Notifications::every(interval);
-    let serving = run(listeners, options, source, first.next());
+    let serving = run(listeners, options, source, first.next())?;
+    announce(&addresses);
     let second_signal = async {
         both.next().await;
         both.next().await;
     };
     select! {
-        result = serving => result.map(|()| ExitCode::SUCCESS),
+        () = serving => Ok(ExitCode::SUCCESS),
         () = second_signal => Ok(ExitCode::FAILURE),
     }
 }
 
 /// Prints the URL of each listener, for people and for programs that wait for it.
-fn announce(listeners: &[TcpListener]) -> io::Result<()> {
-    for listener in listeners {
-        let address = listener.local_addr()?;
+fn announce(addresses: &[SocketAddr]) {
+    for address in addresses {
         info!(%address, "listening");
         // Standard output may be closed.
         let _ = writeln!(io::stdout(), "ws://{address}/");
     }
-    Ok(())
 }

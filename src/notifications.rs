@@ -29,8 +29,16 @@ pub struct Notifications {
 
 impl Notifications {
     /// Starts now.
+    ///
+    /// # Panics
+    ///
+    /// When the interval is zero.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
+        assert!(
+            !interval.is_zero(),
+            "notifications need an interval, and it is zero"
+        );
         Self {
             interval,
             due: Instant::now(),

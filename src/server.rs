@@ -37,8 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts clients and pushes to each what `start` makes for it once it has said `start`, until `shutdown` is ready
-/// and every client has left, or 5 s later.
+/// Accepts clients from now on, and pushes to each what `start` makes for it once it has said `start`. The future that
+/// it returns waits until `shutdown` is ready and every client has left, or 5 s later; dropping it ends all at once.
 ///
 /// From `options` it uses who may connect, how many at once, and the interval, which decides how many connections a
 /// thread serves before the next one takes part.
@@ -46,12 +46,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// When the threads for the connections can't be started, or the system has no descriptors left for them.
-pub async fn run<F, N>(
+pub fn run<F, N>(
     listeners: Vec<TcpListener>,
     options: &Options,
     start: F,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()>
+) -> io::Result<impl Future<Output = ()>>
 where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source + 'static,
@@ -80,13 +80,14 @@ where
             accepting.spawn_on(accept, worker.runtime());
         }
     }
-    shutdown.await;
-    accepting.shutdown().await;
-    drop(stop);
-    server.drain().await;
-    // What has not ended yet ends with its worker.
-    drop(workers);
-    Ok(())
+    Ok(async move {
+        shutdown.await;
+        accepting.shutdown().await;
+        drop(stop);
+        server.drain().await;
+        // What has not ended yet ends with its worker.
+        drop(workers);
+    })
 }
 
 /// What all workers share.
@@ -112,6 +113,10 @@ where
             // Never fails, since `self` holds the sender.
             let _ = needed.wait_for(|&needed| needed > place).await;
             let listener = listener.lock().await;
+            // The wait was perhaps for long, and fewer are needed by now.
+            if *needed.borrow() <= place {
+                continue;
+            }
             if let Err(error) = self.take_turn(&listener).await {
                 // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
                 self.failures.tell(&error);

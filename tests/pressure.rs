@@ -16,7 +16,7 @@ use std::{
 use clap::Parser;
 use common::{
     BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
-    handshake_with, under, upgraded, wspush,
+    handshake_with, under, upgraded, with_descriptors, wspush,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,7 +38,7 @@ fn processor_time(program: &Program) -> u64 {
 #[tokio::test]
 async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_goes_on() {
     let arguments = ["--listen", "127.0.0.1:0", "--max-connections", "1000"];
-    let mut command = under("ulimit -n 40; exec \"$0\" \"$@\"", &arguments);
+    let mut command = under(&with_descriptors(40), &arguments);
     command.env("RUST_LOG", "wspush=debug");
     let mut program = Program::start(command).await;
     let mut first = upgraded(program.address).await;
@@ -306,7 +306,7 @@ async fn threads_that_serve(clients: usize, interval: &str) -> usize {
         seen.lock().unwrap().insert(thread::current().id());
         Notifications::every(Duration::from_secs(1))
     };
-    tokio::spawn(async move { run(listeners, &options, start, pending()).await });
+    tokio::spawn(async move { run(listeners, &options, start, pending()).unwrap().await });
     let mut streaming = Vec::new();
     for _ in 0..clients {
         let mut client = upgraded(address).await;

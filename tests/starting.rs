@@ -11,7 +11,8 @@ use std::{
 };
 
 use common::{
-    HANDSHAKE, Program, Server, ask, connect, handshake_with, outcome, under, upgraded, wspush,
+    HANDSHAKE, Program, Server, ask, connect, handshake_with, outcome, under, upgraded,
+    with_descriptors, wspush,
 };
 use tokio::time::Instant;
 
@@ -68,7 +69,7 @@ async fn the_interval_is_the_time_between_notifications() {
 
 #[tokio::test]
 async fn by_default_there_are_as_many_connections_as_the_descriptor_limit_leaves() {
-    let program = Program::start(under("ulimit -n 128; exec \"$0\" \"$@\"", &ANY_PORT)).await;
+    let program = Program::start(under(&with_descriptors(128), &ANY_PORT)).await;
     let mut clients = Vec::new();
     let refusal = loop {
         let mut client = connect(program.address).await;

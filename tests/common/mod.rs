@@ -8,7 +8,9 @@ use std::{
     fmt::Debug,
     future::{Future, pending},
     net::SocketAddr,
+    num::NonZero,
     process::Stdio,
+    thread,
     time::Duration,
 };
 
@@ -268,7 +270,7 @@ impl Server {
             let interval = options.interval;
             let start = move || Notifications::every(interval);
             let stopped = async { drop(stopped.await) };
-            run(listeners, &options, start, stopped).await.unwrap();
+            run(listeners, &options, start, stopped).unwrap().await;
         });
         Self {
             address,
@@ -293,6 +295,12 @@ pub(crate) fn under(shell: &str, arguments: &[&str]) -> Command {
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     command
+}
+
+/// Shell for [`under`] with so many descriptors besides the four that the program takes for each core.
+pub(crate) fn with_descriptors(count: usize) -> String {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    format!("ulimit -n {}; exec \"$0\" \"$@\"", count + 4 * cores)
 }
 
 /// The exit status, standard output and standard error of a program that ends by itself.
