@@ -2,16 +2,17 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use common::{
-    BINARY, CLOSE, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, close, connect, frame,
-    pipe, pipe_from, upgraded,
+    BINARY, CLOSE, CONTINUED, Client, PING, PONG, Server, TEXT, assert_elapsed, close, connect,
+    frame, pipe, pipe_from, upgraded,
 };
 use tokio::{
     io::AsyncWriteExt,
     join,
-    time::{Instant, sleep},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
 };
 use wspush::notifications::{Source, Utf8Bytes};
 
@@ -201,22 +202,30 @@ async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
 async fn the_slot_of_a_client_that_vanishes_is_free_for_the_next_one() {
     let server = Server::start(&["--max-connections", "1"]).await;
     for vanish in ["reset", "end of file", "reset in the handshake"] {
-        let mut client = connect(server.address).await;
-        // The one before may not have been noticed yet.
-        while vanish != "reset in the handshake"
-            && client.ask(common::HANDSHAKE).await.status != 101
-        {
-            client = connect(server.address).await;
-        }
+        let client = match vanish {
+            "reset in the handshake" => connect(server.address).await,
+            _ => upgraded_at_last(server.address).await,
+        };
         if vanish != "end of file" {
             client.stream.set_zero_linger().unwrap();
         }
         drop(client);
     }
-    let mut last = connect(server.address).await;
-    while last.ask(common::HANDSHAKE).await.status != 101 {
-        last = connect(server.address).await;
-    }
+    upgraded_at_last(server.address).await;
+}
+
+/// Tries again and again, for the one before may not have been noticed yet.
+async fn upgraded_at_last(server: SocketAddr) -> Client<TcpStream> {
+    let trying = async {
+        loop {
+            let mut client = connect(server).await;
+            if client.ask(common::HANDSHAKE).await.status == 101 {
+                return client;
+            }
+        }
+    };
+    let upgraded = timeout(Duration::from_secs(20), trying).await;
+    upgraded.expect("no slot comes free")
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use wspush::{connection::Service, notifications::Notifications};
 
@@ -46,9 +46,7 @@ async fn the_listeners_close_at_once() {
 
 #[tokio::test]
 async fn half_done_handshakes_are_dropped() {
-    let mut command = wspush(&["--listen", "127.0.0.1:0", "--max-connections", "1"]);
-    command.env("RUST_LOG", "off");
-    let program = Program::start(command).await;
+    let program = Program::listening(&["--max-connections", "1"]).await;
     let mut half_done = connect(program.address).await;
     half_done.write("GET / HTTP/1.1\r\n").await;
     // It is known once the next one is refused for it.
@@ -56,7 +54,10 @@ async fn half_done_handshakes_are_dropped() {
     program.signal("TERM").await;
     // With or without a reset, which tells whether the server had read all.
     assert!(half_done.stream.read_u8().await.is_err());
-    assert_eq!(program.end().await.0, Some(0));
+    let (status, _, log) = program.end().await;
+    assert_eq!(status, Some(0));
+    // Not only when all that is left is cut.
+    assert!(log.contains("stopped cut=0"), "{log}");
 }
 
 #[tokio::test]
@@ -83,9 +84,13 @@ async fn a_client_too_stalled_even_to_be_told_is_cut_within_5_s() {
     let pings = frame(PING, [b'x'; 125]).repeat(1000);
     let flood = async { while stalled.stream.write_all(&pings).await.is_ok() {} };
     assert!(timeout(Duration::from_secs(1), flood).await.is_err());
+    let stop = Instant::now();
     program.signal("TERM").await;
     let end = timeout(Duration::from_secs(9), program.end()).await;
-    assert_eq!(end.expect("it waits for longer").0, Some(0));
+    let (status, _, log) = end.expect("it waits for longer");
+    assert_eq!(status, Some(0));
+    assert!(log.contains("stopped cut=1"), "{log}");
+    assert!(stop.elapsed() >= Duration::from_secs(5), "it does not wait");
 }
 
 #[tokio::test]
