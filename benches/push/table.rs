@@ -92,7 +92,10 @@ fn summary(mut figures: Vec<f64>) -> String {
         [] => "client saturated".into(),
         [least, .., most] => format!(
             "{} ({}–{})",
-            digits(figures[figures.len() / 2]),
+            digits(f64::midpoint(
+                figures[(figures.len() - 1) / 2],
+                figures[figures.len() / 2]
+            )),
             digits(*least),
             digits(*most)
         ),
