@@ -34,7 +34,12 @@ impl Worker {
     /// When the system has no thread or no descriptors left.
     pub(crate) fn start_all() -> io::Result<Vec<Self>> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        (0..cores).map(|_| Self::start()).collect()
+        let workers: io::Result<_> = (0..cores).map(|_| Self::start()).collect();
+        workers.map_err(|error| {
+            let needs = format!("a thread with {} descriptors", Self::DESCRIPTORS);
+            let reason = format!("can't start {needs} for each of {cores} cores: {error}");
+            io::Error::new(error.kind(), reason)
+        })
     }
 
     fn start() -> io::Result<Self> {

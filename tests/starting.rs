@@ -166,6 +166,19 @@ async fn standard_output_has_one_url_for_each_address_and_nothing_else_ever() {
 }
 
 #[tokio::test]
+async fn a_program_that_can_not_accept_connections_prints_no_url() {
+    // With one descriptor more each time, until it has enough to start.
+    for descriptors in 0..64 {
+        let command = under(&with_descriptors(descriptors), &ANY_PORT);
+        if let Ok(program) = Program::try_start(command).await {
+            assert_eq!(program.stop().await.0, Some(0));
+            return;
+        }
+    }
+    panic!("it never started");
+}
+
+#[tokio::test]
 async fn rust_log_sets_the_log_on_standard_error_and_its_default_is_info() {
     for (filter, shown, hidden) in [
         ("", " INFO ", "DEBUG"),

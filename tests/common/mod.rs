@@ -1,8 +1,7 @@
 //! A client that shares no code with the server, and three ways to reach a server: in process, over a pipe in memory
 //! whose clock may be paused, and as a program.
 
-// Each test file uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
     fmt::Debug,
@@ -322,8 +321,13 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Waits until it listens, which standard output tells, or if that is closed the log.
-    pub(crate) async fn start(mut command: Command) -> Self {
+    pub(crate) async fn start(command: Command) -> Self {
+        let program = Self::try_start(command).await;
+        program.unwrap_or_else(|said| panic!("{said:?}"))
+    }
+
+    /// Waits until it listens, which standard output tells, or if that is closed the log; or for what it says instead.
+    pub(crate) async fn try_start(mut command: Command) -> Result<Self, String> {
         let mut child = command.spawn().unwrap();
         drop(command);
         let mut stdout = child.stdout.take().map(BufReader::new);
@@ -341,17 +345,18 @@ impl Program {
         };
         timeout(PATIENCE, listening).await.unwrap();
         let line = format!("{said}{logged}");
-        let start = line
-            .find("127.0.0.1:")
-            .unwrap_or_else(|| panic!("{line:?}"));
-        let address = line[start..].trim_end().trim_end_matches('/');
-        Self {
+        let address = line.find("127.0.0.1:").map(|start| &line[start..]);
+        let address = address.and_then(|url| url.trim_end().trim_end_matches('/').parse().ok());
+        let Some(address) = address else {
+            return Err(line);
+        };
+        Ok(Self {
             child,
-            address: address.parse().unwrap(),
+            address,
             said,
             stdout,
             stderr,
-        }
+        })
     }
 
     pub(crate) async fn listening(arguments: &[&str]) -> Self {
