@@ -12,9 +12,9 @@ use tokio::{
     sync::broadcast::{self, Receiver, error::RecvError},
 };
 use wspush::{
-    listening::listen,
     notifications::{Source, Utf8Bytes},
     options::Options,
+    server::listen::listen,
     server::run,
 };
 

@@ -15,8 +15,9 @@ use tokio_tungstenite::{
 use tracing::info;
 
 use crate::{
-    handshake, head::Failure, linger::linger, liveness::Watched, notifications::Source,
-    origin::AllowedOrigin, refusal::Refusal, session::Session,
+    handshake, handshake::origin::AllowedOrigin, handshake::refusal::Refusal,
+    handshake::request::Failure, io::linger, notifications::Source, session::Session,
+    session::keepalive::Watched,
 };
 
 /// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.

@@ -3,6 +3,11 @@
 //! The guards stand in the order of the contract: where several fit, the first one counts. Only the connection limit,
 //! which counts before all of them, is looked at elsewhere: where connections are accepted.
 
+pub(crate) mod origin;
+mod page;
+pub(crate) mod refusal;
+pub(crate) mod request;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::{
     handshake::server::{Request, Response, create_response, write_response},
@@ -17,10 +22,10 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
-    head::{Failure, read},
-    liveness::Watched,
-    origin::{AllowedOrigin, is_host, may_connect},
-    refusal::Refusal,
+    handshake::origin::{AllowedOrigin, is_host, may_connect},
+    handshake::refusal::Refusal,
+    handshake::request::{Failure, read},
+    session::keepalive::Watched,
     timed::write_all,
 };
 

@@ -1,7 +1,7 @@
 //! The program: options, log, descriptor limit, listeners, signals, exit status. The server itself is the library.
 
 mod log;
-mod shutdown;
+mod signals;
 
 use std::{
     io::{self, Write},
@@ -12,9 +12,9 @@ use std::{
 use clap::Parser;
 use tokio::{net::TcpListener, runtime, select};
 use tracing::{info, warn};
-use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
+use wspush::{notifications::Notifications, options::Options, server::listen::listen, server::run};
 
-use crate::shutdown::Signals;
+use crate::signals::Signals;
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -4,7 +4,7 @@ use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 
 use clap::Parser;
 
-use crate::origin::AllowedOrigin;
+use crate::handshake::origin::AllowedOrigin;
 
 /// Pushes numbered notifications over WebSocket to every client that says start.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]

@@ -1,5 +1,8 @@
 //! The server as a whole: accepting in the workers, refusing over the limit, the drain.
 
+mod limits;
+pub mod listen;
+
 use std::{
     future::Future,
     io, mem,
@@ -21,9 +24,9 @@ use tracing::info;
 use crate::{
     connection::{Service, refuse_at_limit},
     failures::Failures,
-    limits::Limits,
     notifications::Source,
     options::Options,
+    server::limits::Limits,
     workers::Worker,
 };
 

@@ -1,5 +1,8 @@
 //! The conversation after the handshake: what is said to what (RFC 6455 §5). The ways to end stand in `end`.
 
+pub(crate) mod close;
+pub(crate) mod keepalive;
+
 use std::{
     convert::Infallible,
     future::{Future, pending},
@@ -23,10 +26,10 @@ use tokio_tungstenite::{
 use tracing::debug;
 
 use crate::{
-    end::{End, NO_BINARY},
-    linger::linger,
-    liveness::{Liveness, SILENCE, Verdict, Watched},
+    io::linger,
     notifications::Source,
+    session::close::{End, NO_BINARY},
+    session::keepalive::{Liveness, SILENCE, Verdict, Watched},
     timed::WRITE_TIMEOUT,
 };
 

@@ -21,8 +21,8 @@ use tokio::{
     time::{Instant, advance, sleep},
 };
 use wspush::{
-    listening::listen,
     notifications::{Source, Utf8Bytes},
+    server::listen::listen,
 };
 
 const WRONG_WORD: &str = "You did not say the magic word!";

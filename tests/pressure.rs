@@ -23,7 +23,7 @@ use tokio::{
     join,
     time::sleep,
 };
-use wspush::{listening::listen, notifications::Notifications, options::Options, server::run};
+use wspush::{notifications::Notifications, options::Options, server::listen::listen, server::run};
 
 /// The processor time of the program's threads, in nanoseconds.
 fn processor_time(program: &Program) -> u64 {

@@ -29,9 +29,9 @@ use tokio::{
 };
 use wspush::{
     connection::Service,
-    listening::listen,
     notifications::{Notifications, Source},
     options::Options,
+    server::listen::listen,
     server::run,
 };
 

@@ -9,7 +9,8 @@ use std::{
 use tokio::io::AsyncWrite;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
-use crate::{page, timed::write_all};
+use super::page;
+use crate::timed::write_all;
 
 /// When to try again a server that is full: soon, since a connection that ends makes room at once.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{
     handshake::{machine::TryParse, server::Request},
 };
 
-use crate::{liveness::Watched, refusal::Refusal};
+use crate::{handshake::refusal::Refusal, session::keepalive::Watched};
 
 /// How long the request's head may take from the connection on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

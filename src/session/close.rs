@@ -18,7 +18,7 @@ pub(crate) enum End {
     ByServer(CloseCode, Cow<'static, str>),
     /// The client is gone without a Close frame: end of file, or an error of its socket.
     Vanished(Option<io::ErrorKind>),
-    /// Nothing came from the client for twice [`SILENCE`](crate::liveness::SILENCE).
+    /// Nothing came from the client for twice [`SILENCE`](crate::session::keepalive::SILENCE).
     Silent,
     /// A write made no way for [`WRITE_TIMEOUT`](crate::timed::WRITE_TIMEOUT).
     Stalled,
