@@ -16,8 +16,8 @@ use tracing::info;
 
 use crate::{
     handshake, handshake::origin::AllowedOrigin, handshake::refusal::Refusal,
-    handshake::request::Failure, io::linger, notifications::Source, session::Session,
-    session::keepalive::Watched,
+    handshake::request::HandshakeError, io::linger, notifications::Source, session::Session,
+    session::keepalive::ActivityStream,
 };
 
 /// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
@@ -46,7 +46,7 @@ impl<F: Fn() -> N, N: Source> Service<F> {
         let Some(socket) = opening.await else { return };
         let timer = pin!(sleep_until(opened));
         let mut session = Session::new(socket, peer, timer);
-        let Err(end) = session.converse(&self.start, &mut stopping).await;
+        let Err(end) = session.run(&self.start, &mut stopping).await;
         session.close(&end).await;
         let seconds = opened.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
@@ -70,8 +70,8 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     peer: &SocketAddr,
     allowed: &[AllowedOrigin],
     stopping: impl Future<Output = ()>,
-) -> Option<WebSocketStream<Watched<S>>> {
-    let mut stream = Watched::new(stream);
+) -> Option<WebSocketStream<ActivityStream<S>>> {
+    let mut stream = ActivityStream::new(stream);
     let upgraded = select! {
         // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then told 1001.
         biased;
@@ -80,12 +80,12 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match upgraded {
         Ok(origin) => info!(%peer, origin = origin.map(tracing::field::display), "connected"),
-        Err(Failure::Refused(refusal)) => {
+        Err(HandshakeError::Refused(refusal)) => {
             log(peer, &refusal);
             refuse(&mut stream, &refusal).await;
             return None;
         }
-        Err(Failure::Vanished) => return None,
+        Err(HandshakeError::Disconnected) => return None,
     }
     Some(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
 }
@@ -95,10 +95,10 @@ pub(crate) async fn refuse_at_limit<S>(stream: S, peer: &SocketAddr, limit: u32)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut stream = Watched::new(stream);
+    let mut stream = ActivityStream::new(stream);
     let refusal = Refusal::full(limit);
     refuse(&mut stream, &refusal).await;
-    if stream.has_spoken() {
+    if stream.has_received() {
         log(peer, &refusal);
     }
 }

@@ -22,10 +22,10 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
-    handshake::origin::{AllowedOrigin, is_host, may_connect},
+    handshake::origin::{AllowedOrigin, is_allowed, is_host},
     handshake::refusal::Refusal,
-    handshake::request::{Failure, read},
-    session::keepalive::Watched,
+    handshake::request::{HandshakeError, read},
+    session::keepalive::ActivityStream,
     timed::write_all,
 };
 
@@ -34,9 +34,9 @@ const QUOTE_LIMIT: usize = 100;
 
 /// Reads the request and answers it with 101, or tells how it is to be refused. Returns the request's origin.
 pub(crate) async fn upgrade<S>(
-    stream: &mut Watched<S>,
+    stream: &mut ActivityStream<S>,
     allowed: &[AllowedOrigin],
-) -> Result<Option<String>, Failure>
+) -> Result<Option<String>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -129,7 +129,7 @@ fn require_origin(
 ) -> Result<(), Refusal> {
     let is_let_in = |origin: &HeaderValue| {
         let origin = String::from_utf8_lossy(origin.as_bytes());
-        may_connect(&origin, host, allowed)
+        is_allowed(&origin, host, allowed)
     };
     if headers.get_all(ORIGIN).iter().all(is_let_in) {
         return Ok(());

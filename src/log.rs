@@ -19,7 +19,7 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 const QUEUE_LIMIT: usize = 1024 * 1024;
 
 /// How long lines are gathered before they are written: a storm of clients is not to cost a write for each.
-const GATHERING: Duration = Duration::from_millis(10);
+const BATCH_DELAY: Duration = Duration::from_millis(10);
 
 /// How long the end of the program waits for what is still to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
@@ -94,7 +94,7 @@ impl Queue {
                 return;
             }
             let _ = io::stderr().write_all(&lines);
-            thread::sleep(GATHERING);
+            thread::sleep(BATCH_DELAY);
         }
     }
 }

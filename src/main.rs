@@ -36,18 +36,18 @@ fn main() -> ExitCode {
 async fn serve(options: &Options) -> io::Result<ExitCode> {
     let listeners = listen(&options.listen).await?;
     // Not before, so that a signal ends a program that still waits for the host's addresses.
-    let [mut first, mut both] = [Signals::catch()?, Signals::catch()?];
+    let [mut first, mut both] = [Signals::install()?, Signals::install()?];
     let addresses: Vec<_> = listeners
         .iter()
         .map(TcpListener::local_addr)
         .collect::<io::Result<_>>()?;
     let interval = options.interval;
     let source = move || Notifications::every(interval);
-    let serving = run(listeners, options, source, first.next())?;
+    let serving = run(listeners, options, source, first.recv())?;
     announce(&addresses);
     let second_signal = async {
-        both.next().await;
-        both.next().await;
+        both.recv().await;
+        both.recv().await;
     };
     select! {
         () = serving => Ok(ExitCode::SUCCESS),

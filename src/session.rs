@@ -28,8 +28,8 @@ use tracing::debug;
 use crate::{
     io::linger,
     notifications::Source,
-    session::close::{End, NO_BINARY},
-    session::keepalive::{Liveness, SILENCE, Verdict, Watched},
+    session::close::{CloseReason, NO_BINARY},
+    session::keepalive::{ActivityStream, Keepalive, SILENCE, Verdict},
     timed::WRITE_TIMEOUT,
 };
 
@@ -38,11 +38,11 @@ const WRONG_WORD: &str = "You did not say the magic word!";
 
 /// One client's conversation, from the end of its handshake to the last that it is told.
 pub(crate) struct Session<'a, S, N> {
-    socket: WebSocketStream<Watched<S>>,
+    socket: WebSocketStream<ActivityStream<S>>,
     peer: &'a SocketAddr,
     /// When to check on the client.
     timer: Pin<&'a mut Sleep>,
-    liveness: Liveness,
+    keepalive: Keepalive,
     /// Where notifications come from, once the client has said `start`.
     source: Option<N>,
     /// How many notifications were sent.
@@ -51,7 +51,7 @@ pub(crate) struct Session<'a, S, N> {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     pub(crate) fn new(
-        socket: WebSocketStream<Watched<S>>,
+        socket: WebSocketStream<ActivityStream<S>>,
         peer: &'a SocketAddr,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
@@ -59,7 +59,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             socket,
             peer,
             timer,
-            liveness: Liveness::default(),
+            keepalive: Keepalive::default(),
             source: None,
             pushed: 0,
         }
@@ -67,76 +67,78 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     /// Waits for whichever comes first, again and again, until one side ends it: the next notification, a message from
     /// the client, the time to check on a silent client, the server's stopping.
-    pub(crate) async fn converse(
+    pub(crate) async fn run(
         &mut self,
         start: impl Fn() -> N,
         mut stopping: impl Future<Output = ()> + Unpin,
-    ) -> Result<Infallible, End> {
-        let heard = self.socket.get_ref().last();
+    ) -> Result<Infallible, CloseReason> {
+        let heard = self.socket.get_ref().last_read();
         self.timer.as_mut().reset(heard + SILENCE);
         loop {
             select! {
                 text = next(&mut self.source) => {
-                    self.say(Message::Text(text.ok_or(End::EXHAUSTED)?))?;
+                    self.queue(Message::Text(text.ok_or(CloseReason::EXHAUSTED)?))?;
                     self.flush().await?;
                     self.pushed += 1;
                 }
                 message = self.socket.next() => {
-                    self.hear(message.ok_or(End::Vanished(None))??, &start)?;
+                    self.on_message(message.ok_or(CloseReason::Disconnected(None))??, &start)?;
                     self.flush().await?;
                 }
                 () = self.timer.as_mut() => {
-                    self.check_liveness()?;
+                    self.check_keepalive()?;
                     self.flush().await?;
                 }
-                () = &mut stopping => return Err(End::STOPPING),
+                () = &mut stopping => return Err(CloseReason::STOPPING),
             }
         }
     }
 
-    fn hear(&mut self, message: Message, start: impl Fn() -> N) -> Result<(), End> {
+    fn on_message(&mut self, message: Message, start: impl Fn() -> N) -> Result<(), CloseReason> {
         match message {
-            Message::Text(text) => self.hear_text(&text, start),
+            Message::Text(text) => self.on_text(&text, start),
             Message::Binary(_) => {
-                self.say(Message::text(NO_BINARY))?;
-                Err(End::BINARY)
+                self.queue(Message::text(NO_BINARY))?;
+                Err(CloseReason::BINARY)
             }
-            Message::Close(frame) => Err(End::ByClient(frame.map(|frame| frame.code))),
+            Message::Close(frame) => Err(CloseReason::ByClient(frame.map(|frame| frame.code))),
             // tungstenite has an answer to a ping ready.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
 
-    fn hear_text(&mut self, text: &str, start: impl Fn() -> N) -> Result<(), End> {
-        debug!(peer = %self.peer, ?text, "said");
+    fn on_text(&mut self, text: &str, start: impl Fn() -> N) -> Result<(), CloseReason> {
+        debug!(peer = %self.peer, ?text, "received text");
         if self.source.is_some() {
             return Ok(());
         }
         if text.trim_matches(['\r', '\n']) != START {
-            return self.say(Message::text(WRONG_WORD));
+            return self.queue(Message::text(WRONG_WORD));
         }
         self.source = Some(start());
         Ok(())
     }
 
-    fn check_liveness(&mut self) -> Result<(), End> {
-        let heard = self.socket.get_ref().last();
-        let (verdict, due) = self.liveness.check(heard, self.timer.deadline());
+    fn check_keepalive(&mut self) -> Result<(), CloseReason> {
+        let heard = self.socket.get_ref().last_read();
+        let (verdict, due) = self.keepalive.check(heard, self.timer.deadline());
         self.timer.as_mut().reset(due);
         match verdict {
-            Verdict::Alive => Ok(()),
-            Verdict::Silent => self.say(Message::Ping(Bytes::new())),
-            Verdict::Gone => Err(End::Silent),
+            Verdict::Active => Ok(()),
+            Verdict::SendPing => self.queue(Message::Ping(Bytes::new())),
+            Verdict::Dead => Err(CloseReason::PingTimeout),
         }
     }
 
     /// Tells the client why, if it is still there to be told, and lets it close too.
-    pub(crate) async fn close(&mut self, end: &End) {
+    pub(crate) async fn close(&mut self, end: &CloseReason) {
         let said = match end {
-            End::Vanished(_) | End::Silent | End::Stalled => return,
+            CloseReason::Disconnected(_) | CloseReason::PingTimeout | CloseReason::WriteTimeout => {
+                return;
+            }
             // tungstenite has answered already.
-            End::ByClient(_) => Ok(()),
-            End::ByServer(code, reason) => self.say(Message::Close(Some(CloseFrame {
+            CloseReason::ByClient(_) => Ok(()),
+            CloseReason::ByServer(code, reason) => self.queue(Message::Close(Some(CloseFrame {
                 code: *code,
                 reason: reason.as_ref().into(),
             }))),
@@ -148,12 +150,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     }
 
     /// Hands a message to the socket, which keeps what it can't send at once.
-    fn say(&mut self, message: Message) -> Result<(), End> {
+    fn queue(&mut self, message: Message) -> Result<(), CloseReason> {
         Ok(self.socket.start_send_unpin(message)?)
     }
 
     /// Finishes sending what was said and what tungstenite has answered.
-    async fn flush(&mut self) -> Result<(), End> {
+    async fn flush(&mut self) -> Result<(), CloseReason> {
         // Nearly every write goes at once, and sets no timer. One that tokio's budget for the task put off would look like
         // a client that does not read.
         if let Poll::Ready(result) = poll!(unconstrained(self.socket.flush())) {
@@ -165,12 +167,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             // In a box, to take no memory while the client reads.
             let flushed = Box::pin(timeout_at(since + WRITE_TIMEOUT, self.socket.flush())).await;
             if let Ok(result) = flushed {
-                self.resume(waiting.elapsed());
+                self.after_stall(waiting.elapsed());
                 return Ok(result?);
             }
-            let written = self.socket.get_ref().written();
+            let written = self.socket.get_ref().last_write();
             if written <= since {
-                return Err(End::Stalled);
+                return Err(CloseReason::WriteTimeout);
             }
             since = written;
         }
@@ -178,7 +180,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     /// The client kept a write waiting and reads again: what came due meanwhile is left out, and the check on a silent
     /// client is put off by the time in which nobody listened.
-    fn resume(&mut self, waited: Duration) {
+    fn after_stall(&mut self, waited: Duration) {
         if let Some(source) = &mut self.source {
             source.skip_missed();
         }

@@ -16,7 +16,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Catches them from now on. Also ignores SIGHUP, since a server whose terminal is closed is to serve on.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         let _hangup = signal(SignalKind::hangup())?;
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -25,7 +25,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn recv(&mut self) {
         select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -27,13 +27,13 @@ impl FromStr for AllowedOrigin {
 }
 
 /// Whether a page of `origin` may talk to the server that it reached as `host` (the `Host` field).
-pub(crate) fn may_connect(origin: &str, host: &str, allowed: &[AllowedOrigin]) -> bool {
+pub(crate) fn is_allowed(origin: &str, host: &str, allowed: &[AllowedOrigin]) -> bool {
     let listed = || origin.parse().is_ok_and(|origin| allowed.contains(&origin));
-    allowed.iter().any(|AllowedOrigin(any)| any == "*") || is_own(origin, host) || listed()
+    allowed.iter().any(|AllowedOrigin(any)| any == "*") || is_same_origin(origin, host) || listed()
 }
 
 /// The origin's scheme decides only which port may be left out: TLS may have ended at a proxy.
-fn is_own(origin: &str, host: &str) -> bool {
+fn is_same_origin(origin: &str, host: &str) -> bool {
     parse(origin)
         .is_some_and(|(scheme, authority)| authority == without_default_port(&scheme, host))
 }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn own(origin: &str, host: &str) -> bool {
-        may_connect(origin, host, &[])
+        is_allowed(origin, host, &[])
     }
 
     #[test]
@@ -139,31 +139,31 @@ mod tests {
     fn allowed_origins_are_let_in_besides_the_servers_own() {
         let allow = |origin: &str| [origin.parse().unwrap()];
         let host = "push.example";
-        assert!(may_connect(
+        assert!(is_allowed(
             "https://app.example",
             host,
             &allow("https://app.example:443")
         ));
-        assert!(may_connect(
+        assert!(is_allowed(
             "https://app.example",
             host,
             &allow("HTTPS://App.Example")
         ));
-        assert!(!may_connect(
+        assert!(!is_allowed(
             "http://app.example",
             host,
             &allow("https://app.example")
         ));
-        assert!(!may_connect(
+        assert!(!is_allowed(
             "https://app.example.evil",
             host,
             &allow("https://app.example")
         ));
-        assert!(may_connect("null", host, &allow("null")));
-        assert!(may_connect("null", host, &allow("*")));
-        assert!(may_connect("any thing", host, &allow("*")));
-        assert!(!may_connect("*", host, &allow("null")));
-        assert!(may_connect("https://push.example", host, &allow("null")));
+        assert!(is_allowed("null", host, &allow("null")));
+        assert!(is_allowed("null", host, &allow("*")));
+        assert!(is_allowed("any thing", host, &allow("*")));
+        assert!(!is_allowed("*", host, &allow("null")));
+        assert!(is_allowed("https://push.example", host, &allow("null")));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{
     handshake::{machine::TryParse, server::Request},
 };
 
-use crate::{handshake::refusal::Refusal, session::keepalive::Watched};
+use crate::{handshake::refusal::Refusal, session::keepalive::ActivityStream};
 
 /// How long the request's head may take from the connection on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,43 +28,45 @@ const PIECE_MIN: usize = 128;
 
 /// Why there was no handshake.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum HandshakeError {
     /// The request is to be answered with this.
     Refused(Refusal),
     /// Nobody is left to answer.
-    Vanished,
+    Disconnected,
 }
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for HandshakeError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for HandshakeError {
     fn from(_: io::Error) -> Self {
-        Self::Vanished
+        Self::Disconnected
     }
 }
 
 /// Reads the head, in time.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
-    stream: &mut Watched<S>,
-) -> Result<Request, Failure> {
+    stream: &mut ActivityStream<S>,
+) -> Result<Request, HandshakeError> {
     let head = timeout(HEAD_TIMEOUT, read_head(stream)).await;
-    head.unwrap_or_else(|_| Err(too_late().into()))
+    head.unwrap_or_else(|_| Err(head_timeout().into()))
 }
 
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Request, Failure> {
+async fn read_head<S: AsyncRead + Unpin>(
+    stream: &mut ActivityStream<S>,
+) -> Result<Request, HandshakeError> {
     let mut head = Vec::with_capacity(1024);
     let mut pieces = 0;
     loop {
         if stream.read_buf(&mut head).await? == 0 {
-            return Err(if stream.has_spoken() {
+            return Err(if stream.has_received() {
                 Refusal::bad_request("The request ended before the empty line that ends its head.")
                     .into()
             } else {
-                Failure::Vanished
+                HandshakeError::Disconnected
             });
         }
         pieces += 1;
@@ -72,7 +74,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Requ
             return Err(too_large("came in too many tiny pieces").into());
         }
         let within_limit = &head[..head.len().min(HEAD_LIMIT)];
-        let parsed = Request::try_parse(within_limit).map_err(|error| not_parsed(&error))?;
+        let parsed = Request::try_parse(within_limit).map_err(|error| parse_error(&error))?;
         if let Some((size, request)) = parsed {
             // A head may fill the buffer to its last byte, and what follows still wait in the socket.
             let more = stream.read(&mut [0]).now_or_never();
@@ -88,7 +90,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut Watched<S>) -> Result<Requ
     }
 }
 
-fn too_late() -> Refusal {
+fn head_timeout() -> Refusal {
     let limit = HEAD_TIMEOUT.as_secs();
     let what = "No whole request head came within";
     Refusal::request_timeout(format!(
@@ -102,7 +104,7 @@ fn too_large(what: &str) -> Refusal {
     ))
 }
 
-fn not_parsed(error: &WsError) -> Refusal {
+fn parse_error(error: &WsError) -> Refusal {
     match error {
         WsError::Protocol(ProtocolError::WrongHttpMethod) => {
             Refusal::method_not_allowed("The method was not GET.")

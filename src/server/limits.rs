@@ -11,7 +11,7 @@ const WORKER_SHARE: u128 = 5;
 const REFUSALS: u32 = 64;
 
 /// Descriptors for neither connections nor workers: standard streams, two for each listener, signals, with some to spare.
-const OWN_DESCRIPTORS: u64 = 24;
+const RESERVED_FDS: u64 = 24;
 
 /// How many connections there may be at once, how many more that are being refused, and how many a worker serves before
 /// the next one takes part.
@@ -31,7 +31,7 @@ impl Limits {
 
     fn within(descriptors: u64, options: &Options, workers: usize) -> Self {
         let in_workers = workers * Worker::DESCRIPTORS;
-        let spare = descriptors.saturating_sub(OWN_DESCRIPTORS + in_workers as u64);
+        let spare = descriptors.saturating_sub(RESERVED_FDS + in_workers as u64);
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
         let refusals = (spare / 4).clamp(1, REFUSALS);
         let rest = spare.saturating_sub(refusals).max(1);

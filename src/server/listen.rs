@@ -31,20 +31,20 @@ pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
 
 fn listen_on_each(addresses: BTreeSet<SocketAddr>) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
-    let mut passed_over = Vec::new();
+    let mut skipped = Vec::new();
     for address in addresses {
         match listen_on(address) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if is_not_ours(&error) => passed_over.push(with_address(address, &error)),
+            Err(error) if is_not_available(&error) => skipped.push(with_address(address, &error)),
             Err(error) => return Err(with_address(address, &error)),
         }
     }
     if listeners.is_empty()
-        && let Some(error) = passed_over.pop()
+        && let Some(error) = skipped.pop()
     {
         return Err(error);
     }
-    for error in passed_over {
+    for error in skipped {
         info!(%error, "passed over");
     }
     Ok(listeners)
@@ -65,7 +65,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn is_not_ours(error: &io::Error) -> bool {
+fn is_not_available(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }

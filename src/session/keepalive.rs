@@ -21,38 +21,38 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// A stream that knows when a byte last came and when one last went: tungstenite tells of whole messages only.
 #[derive(Debug)]
-pub(crate) struct Watched<S> {
+pub(crate) struct ActivityStream<S> {
     stream: S,
-    last: Instant,
-    spoken: bool,
-    written: Instant,
+    last_read: Instant,
+    received: bool,
+    last_write: Instant,
 }
 
-impl<S> Watched<S> {
+impl<S> ActivityStream<S> {
     /// Counts from now.
     pub(crate) fn new(stream: S) -> Self {
         let now = Instant::now();
         Self {
             stream,
-            last: now,
-            spoken: false,
-            written: now,
+            last_read: now,
+            received: false,
+            last_write: now,
         }
     }
 
     /// When a byte last came, or the connection if none has.
-    pub(crate) fn last(&self) -> Instant {
-        self.last
+    pub(crate) fn last_read(&self) -> Instant {
+        self.last_read
     }
 
     /// When a byte last went, or the connection if none has.
-    pub(crate) fn written(&self) -> Instant {
-        self.written
+    pub(crate) fn last_write(&self) -> Instant {
+        self.last_write
     }
 
     /// Whether a byte ever came.
-    pub(crate) fn has_spoken(&self) -> bool {
-        self.spoken
+    pub(crate) fn has_received(&self) -> bool {
+        self.received
     }
 }
 
@@ -60,20 +60,20 @@ impl<S> Watched<S> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The peer was heard from meanwhile.
-    Alive,
+    Active,
     /// Nothing came for [`SILENCE`]: ask with a ping.
-    Silent,
+    SendPing,
     /// Nothing came for [`SILENCE`] after the ping either.
-    Gone,
+    Dead,
 }
 
 /// Whether the peer is being asked.
 #[derive(Debug, Default)]
-pub(crate) struct Liveness {
+pub(crate) struct Keepalive {
     pinged: Option<Instant>,
 }
 
-impl Liveness {
+impl Keepalive {
     /// Checks on a peer that was last heard from at `heard`, and tells when the next check is due. A check is not moved by
     /// every byte: what was heard by then decides.
     pub(crate) fn check(&mut self, heard: Instant, due: Instant) -> (Verdict, Instant) {
@@ -81,16 +81,16 @@ impl Liveness {
         // A server that was stopped for a while has not read what came meanwhile: it asks once more.
         let late = now > due + LATE;
         let (verdict, since) = match self.pinged {
-            Some(pinged) if heard < pinged && !late => (Verdict::Gone, now),
-            _ if now < heard + SILENCE => (Verdict::Alive, heard),
-            _ => (Verdict::Silent, now),
+            Some(pinged) if heard < pinged && !late => (Verdict::Dead, now),
+            _ if now < heard + SILENCE => (Verdict::Active, heard),
+            _ => (Verdict::SendPing, now),
         };
-        self.pinged = (verdict == Verdict::Silent).then_some(now);
+        self.pinged = (verdict == Verdict::SendPing).then_some(now);
         (verdict, since + SILENCE)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,14 +99,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.last = Instant::now();
-            self.spoken = true;
+            self.last_read = Instant::now();
+            self.received = true;
         }
         result
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -114,7 +114,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(1..)) = result {
-            self.written = Instant::now();
+            self.last_write = Instant::now();
         }
         result
     }
@@ -137,15 +137,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_was_stopped_for_a_while_asks_once_more() {
         let heard = Instant::now();
-        let mut liveness = Liveness::default();
+        let mut keepalive = Keepalive::default();
         let mut due = heard + SILENCE;
         for (wait, expected) in [
-            (SILENCE, Verdict::Silent),
-            (SILENCE + 2 * LATE, Verdict::Silent),
-            (SILENCE, Verdict::Gone),
+            (SILENCE, Verdict::SendPing),
+            (SILENCE + 2 * LATE, Verdict::SendPing),
+            (SILENCE, Verdict::Dead),
         ] {
             advance(wait).await;
-            let (verdict, next) = liveness.check(heard, due);
+            let (verdict, next) = keepalive.check(heard, due);
             assert_eq!(verdict, expected);
             due = next;
         }
