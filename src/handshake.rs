@@ -1,173 +1,216 @@
-//! The opening handshake (RFC 6455 §4.2): which request is upgraded, by tungstenite, and which is refused, and how.
+//! The opening handshake (RFC 6455 §4.2): which request is upgraded, and which gets another answer.
 //!
 //! The guards stand in the order of the contract: where several fit, the first one counts. Only the connection limit,
 //! which counts before all of them, is looked at elsewhere: where connections are accepted.
 
-pub(crate) mod origin;
-mod page;
-pub(crate) mod refusal;
-pub(crate) mod request;
+mod host;
+mod origin;
+mod request;
+mod response;
+
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::{
-    handshake::server::{Request, Response, create_response, write_response},
-    http::{
-        HeaderMap, HeaderName, HeaderValue,
-        header::{
-            CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-            TRANSFER_ENCODING, UPGRADE,
-        },
-        uri::{Authority, Uri},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{
-    handshake::origin::{AllowedOrigin, is_allowed, is_host},
-    handshake::refusal::Refusal,
-    handshake::request::{HandshakeError, read},
-    session::keepalive::ActivityStream,
-    timed::write_all,
-};
+use self::host::Authority;
+pub use self::{host::AllowedHost, origin::AllowedOrigin, request::Request};
+pub(crate) use self::{request::HandshakeError, response::Response};
+use crate::io::{ActivityStream, write_all};
 
 /// How much of a value from the peer is quoted back to it and to the log.
 const QUOTE_LIMIT: usize = 100;
 
-/// Reads the request and answers it with 101, or tells how it is to be refused. Returns the request's origin.
-pub(crate) async fn upgrade<S>(
+/// Who may connect.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) allowed_origins: Vec<AllowedOrigin>,
+    pub(crate) allowed_hosts: Vec<AllowedHost>,
+}
+
+/// Reads the request and answers it with 101, or says how it is to be answered. Returns the request's origin, and what
+/// `accept` makes of a request that passes all guards.
+pub(crate) async fn upgrade<S, T>(
     stream: &mut ActivityStream<S>,
-    allowed: &[AllowedOrigin],
-) -> Result<Option<String>, HandshakeError>
+    peer: SocketAddr,
+    policy: &Policy,
+    accept: impl FnOnce(&Request<'_>) -> Result<T, Response>,
+) -> Result<(Option<String>, T), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = read(stream).await?;
-    let origin = request.headers().get(ORIGIN).map(quote);
-    let response = respond(request, allowed)?;
-    let mut answer = Vec::with_capacity(256);
-    write_response(&mut answer, &response)
-        .map_err(|error| Refusal::bad_request(error.to_string()))?;
-    write_all(stream, &answer).await?;
-    Ok(origin)
+    let answered = request::read(stream, peer, |request, is_early| {
+        let switching = respond(request, is_early, policy)?;
+        let accepted = accept(request)?;
+        let origin = request.headers("Origin").next().map(quote);
+        Ok::<_, Response>((switching, origin, accepted))
+    });
+    let (switching, origin, accepted) = answered.await??;
+    write_all(stream, switching.as_bytes()).await?;
+    Ok((origin, accepted))
+}
+
+/// Waits until a client that is to be refused has sent its request, whatever it is.
+pub(crate) async fn discard_request<S: AsyncRead + Unpin>(
+    stream: &mut ActivityStream<S>,
+    peer: SocketAddr,
+) -> Result<(), HandshakeError> {
+    request::read(stream, peer, |_, _| ()).await
 }
 
 /// The 101 for a request that is a handshake.
-fn respond(mut request: Request, allowed: &[AllowedOrigin]) -> Result<Response, Refusal> {
-    require_target(request.uri())?;
-    require_upgrade(request.headers_mut())?;
-    require_version(request.headers())?;
-    let response = require_key(&request)?;
-    let host = require_host(request.headers())?;
-    // A target that is a whole URL names the host in its place (RFC 9112 §3.2.2).
-    let host = request.uri().authority().map_or(host, Authority::as_str);
-    require_origin(request.headers(), host, allowed)?;
-    require_no_content(request.headers())?;
-    Ok(response)
+fn respond(request: &Request, is_early: bool, policy: &Policy) -> Result<String, Response> {
+    require_method(request)?;
+    require_nothing_early(is_early)?;
+    require_attempt(request)?;
+    require_http_1_1(request)?;
+    require_upgrade(request)?;
+    require_version(request)?;
+    let key = require_key(request)?;
+    let host = require_host(request)?;
+    require_allowed_host(&host, policy)?;
+    require_origin(request, &host, policy)?;
+    require_no_content(request)?;
+    let accept = derive_accept_key(key);
+    // Letter for letter as the tutorials print it: small clients compare it so.
+    Ok(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    ))
 }
 
-fn require_target(target: &Uri) -> Result<(), Refusal> {
-    // Parsed as a URI, what is no path is a host.
-    if target.path().starts_with('/')
-        && target.authority().is_none_or(|host| is_host(host.as_str()))
-    {
-        return Ok(());
+fn require_method(request: &Request) -> Result<(), Response> {
+    match request.method() {
+        "GET" => Ok(()),
+        "HEAD" if !request.attempts_handshake() => Ok(()),
+        _ => Err(Response::method_not_allowed()),
     }
-    let target = quote(target.to_string());
-    Err(Refusal::bad_request(format!(
-        "The request's target {target} is neither a path nor a URL with a host. Ask for /, or any other path."
-    )))
 }
 
-fn require_upgrade(headers: &mut HeaderMap) -> Result<(), Refusal> {
-    for (name, token) in [(UPGRADE, "websocket"), (CONNECTION, "upgrade")] {
-        if !has_token(headers, &name, token) {
-            return Err(Refusal::no_handshake(format!(
-                "The request has no \"{name}: {token}\". Connect with a WebSocket client."
-            )));
-        }
-        // tungstenite wants it in the first line of that name, and for Upgrade without other protocols.
-        headers.insert(name, HeaderValue::from_static(token));
+fn require_nothing_early(is_early: bool) -> Result<(), Response> {
+    if is_early {
+        let reason =
+            "There were bytes behind the request's head. Wait for the answer before you send more.";
+        return Err(Response::bad_request(reason));
     }
     Ok(())
 }
 
-fn require_version(headers: &HeaderMap) -> Result<(), Refusal> {
-    if only(headers, &SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13") {
+/// What opens the URL without any sign of WebSocket is a browser, a health check, or a proxy that asks for HTTP/2.
+fn require_attempt(request: &Request) -> Result<(), Response> {
+    if request.attempts_handshake() {
+        Ok(())
+    } else {
+        Err(Response::page(request.method()))
+    }
+}
+
+fn require_http_1_1(request: &Request) -> Result<(), Response> {
+    if request.is_http_1_0() {
+        let reason = "HTTP/1.0 can't be upgraded. Use HTTP/1.1.";
+        return Err(Response::upgrade_required(reason));
+    }
+    Ok(())
+}
+
+fn require_upgrade(request: &Request) -> Result<(), Response> {
+    for (name, token) in [("Upgrade", "websocket"), ("Connection", "Upgrade")] {
+        if !request.has_token(name, token) {
+            return Err(Response::upgrade_required(format!(
+                "The request has no \"{name}: {token}\". Send it, or have the proxy between pass it on."
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn require_version(request: &Request) -> Result<(), Response> {
+    const NAME: &str = "Sec-WebSocket-Version";
+    if request.single_value(NAME) == Some(b"13") {
         return Ok(());
     }
-    let version = quote_all(headers, &SEC_WEBSOCKET_VERSION);
-    Err(Refusal::version_required(format!(
-        "The Sec-WebSocket-Version is {version}. This server speaks 13."
+    let version = quote_all(request, NAME);
+    Err(Response::version_required(format!(
+        "The {NAME} is {version}. This server supports 13."
     )))
 }
 
-/// The key is all that tungstenite can still object to.
-fn require_key(request: &Request) -> Result<Response, Refusal> {
-    let key = only(request.headers(), &SEC_WEBSOCKET_KEY);
-    key.and_then(|_| create_response(request).ok())
-        .ok_or_else(|| {
-            let key = quote_all(request.headers(), &SEC_WEBSOCKET_KEY);
-            Refusal::bad_request(format!(
-                "The Sec-WebSocket-Key is {key}. It must be 16 bytes in base64, once."
-            ))
-        })
-}
-
-fn require_host(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let host = only(headers, &HOST).and_then(|host| host.to_str().ok());
-    host.filter(|host| is_host(host)).ok_or_else(|| {
-        let host = quote_all(headers, &HOST);
-        Refusal::bad_request(format!(
-            "The Host is {host}. It must be one host, with a port or without."
+fn require_key<'a>(request: &Request<'a>) -> Result<&'a [u8], Response> {
+    const NAME: &str = "Sec-WebSocket-Key";
+    let key = request.single_value(NAME).filter(|key| is_key(key));
+    key.ok_or_else(|| {
+        let key = quote_all(request, NAME);
+        Response::bad_request(format!(
+            "The {NAME} is {key}. It must be 16 bytes in base64, once."
         ))
     })
 }
 
-fn require_origin(
-    headers: &HeaderMap,
-    host: &str,
-    allowed: &[AllowedOrigin],
-) -> Result<(), Refusal> {
-    let is_let_in = |origin: &HeaderValue| {
-        let origin = String::from_utf8_lossy(origin.as_bytes());
-        is_allowed(&origin, host, allowed)
-    };
-    if headers.get_all(ORIGIN).iter().all(is_let_in) {
+/// Not decoded: the bits that 22 characters have beyond 16 bytes are not always zero, since many clients write 22 random
+/// characters.
+fn is_key(key: &[u8]) -> bool {
+    let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    key.strip_suffix(b"==")
+        .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
+}
+
+/// The host that the client means to have reached.
+fn require_host(request: &Request) -> Result<Authority, Response> {
+    const NAME: &str = "Host";
+    let host = request
+        .single_value(NAME)
+        .and_then(|host| Authority::parse(str::from_utf8(host).ok()?));
+    let host = host.ok_or_else(|| {
+        let host = quote_all(request, NAME);
+        Response::bad_request(format!(
+            "The {NAME} is {host}. It must be one host, with a port or without."
+        ))
+    })?;
+    // A target that is a whole URL names the host in its place (RFC 9112 §3.2.2).
+    Ok(request.target_authority().cloned().unwrap_or(host))
+}
+
+/// A page of another site that has its own name resolve to this machine (DNS rebinding) passes for the server's own.
+fn require_allowed_host(host: &Authority, policy: &Policy) -> Result<(), Response> {
+    if host::is_allowed(host, &policy.allowed_hosts) {
         return Ok(());
     }
-    let (origin, host) = (quote_all(headers, &ORIGIN), quote(host));
-    Err(Refusal::forbidden(format!(
-        "The origin {origin} may not connect to {host}. The server's option --allow-origin would let it in."
+    let host = quote(host.to_string());
+    Err(Response::misdirected(format!(
+        "The host {host} is not one of this server's. Its option --allow-host would allow it."
+    )))
+}
+
+fn require_origin(request: &Request, host: &Authority, policy: &Policy) -> Result<(), Response> {
+    const NAME: &str = "Origin";
+    let is_allowed = |origin: &[u8]| {
+        let origin = String::from_utf8_lossy(origin);
+        origin::is_allowed(&origin, host, &policy.allowed_origins)
+    };
+    if request.headers(NAME).all(is_allowed) {
+        return Ok(());
+    }
+    let (origin, host) = (quote_all(request, NAME), quote(host.to_string()));
+    Err(Response::forbidden(format!(
+        "The origin {origin} may not connect to {host}. The server's option --allow-origin would allow it."
     )))
 }
 
 /// Content would be taken for frames.
-fn require_no_content(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
+fn require_no_content(request: &Request) -> Result<(), Response> {
+    let has_length = request
+        .headers("Content-Length")
+        .any(|length| length != b"0");
+    if has_length || request.headers("Transfer-Encoding").next().is_some() {
         let reason = "The request announces content. A WebSocket handshake has none.";
-        return Err(Refusal::bad_request(reason));
+        return Err(Response::bad_request(reason));
     }
     Ok(())
 }
 
-/// The field's value, if it stands there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
-/// Whether the field's list, over all its lines, has the token (RFC 9110 §5.3, §5.6.1).
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let mut members = headers
-        .get_all(name)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&b| b == b','));
-    members.any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-}
-
 /// All the field's values, for a person to read.
-fn quote_all(headers: &HeaderMap, name: &HeaderName) -> String {
-    let values: Vec<_> = headers.get_all(name).iter().map(quote).collect();
+fn quote_all(request: &Request, name: &str) -> String {
+    let values: Vec<_> = request.headers(name).map(quote).collect();
     if values.is_empty() {
         "absent".into()
     } else {

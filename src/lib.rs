@@ -31,7 +31,6 @@ pub mod notifications;
 pub mod options;
 pub mod server;
 mod session;
-mod timed;
 mod workers;
 
-pub use handshake::origin::AllowedOrigin;
+pub use handshake::{AllowedHost, AllowedOrigin, Request};

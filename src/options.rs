@@ -4,7 +4,7 @@ use std::{fmt, num::NonZero, str::FromStr, time::Duration};
 
 use clap::Parser;
 
-use crate::handshake::origin::AllowedOrigin;
+use crate::{AllowedHost, AllowedOrigin};
 
 /// Pushes numbered notifications over WebSocket to every client that says start.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -43,6 +43,20 @@ pub struct Options {
         verbatim_doc_comment
     )]
     pub allow_origin: Vec<AllowedOrigin>,
+
+    /// A host name under which the server may be reached, by default any; against
+    /// pages whose own name is made to resolve to this machine (DNS rebinding).
+    /// Repeatable, with commas between in the environment
+    #[arg(
+        long,
+        env = "WSPUSH_ALLOW_HOST",
+        hide_env_values = true,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Who may connect",
+        verbatim_doc_comment
+    )]
+    pub allow_host: Vec<AllowedHost>,
 
     /// Most connections at once; by default what the descriptor limit leaves
     #[arg(
@@ -86,6 +100,7 @@ impl Default for Options {
             },
             interval: Duration::from_secs(2),
             allow_origin: Vec::new(),
+            allow_host: Vec::new(),
             max_connections: None,
         }
     }

@@ -69,11 +69,12 @@ where
         refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
         needed: watch::Sender::new(1),
         failures: Failures::default(),
-        service: Service {
-            allowed: options.allow_origin.clone(),
+        service: Service::new(
+            options.allow_origin.clone(),
+            options.allow_host.clone(),
             start,
             stopping,
-        },
+        ),
     });
     let mut accepting = JoinSet::new();
     for listener in listeners {

@@ -26,11 +26,10 @@ use tokio_tungstenite::{
 use tracing::debug;
 
 use crate::{
-    io::linger,
+    io::{ActivityStream, WRITE_TIMEOUT, linger},
     notifications::Source,
     session::close::{CloseReason, NO_BINARY},
-    session::keepalive::{ActivityStream, Keepalive, SILENCE, Verdict},
-    timed::WRITE_TIMEOUT,
+    session::keepalive::{Keepalive, SILENCE, Verdict},
 };
 
 const START: &str = "start";

@@ -248,8 +248,8 @@ async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_fol
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_stops_making_way_ends_the_connection_10_s_after_its_last_byte() {
-    for progress in [0.0, 0.5, 5.0, 9.0] {
+async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte() {
+    for progress in [0.0, 0.5, 5.0, 59.0] {
         let (client, connection) = pipe(64, 1.0);
         let mut client = client.upgraded().await;
         client.say("start").await;
@@ -257,7 +257,7 @@ async fn a_write_that_stops_making_way_ends_the_connection_10_s_after_its_last_b
         client.stream.read_u8().await.unwrap();
         let last = Instant::now();
         connection.await.unwrap();
-        assert_elapsed(last, 10.0);
+        assert_elapsed(last, 60.0);
     }
 }
 
@@ -273,13 +273,13 @@ async fn the_kernel_keeps_at_most_a_small_send_buffer_and_delays_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_makes_no_way_for_10_s_ends_the_connection() {
+async fn a_write_without_progress_for_60_s_ends_the_connection() {
     let (client, connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
     client.say("start").await;
     connection.await.unwrap();
-    assert_elapsed(start, 14.0);
+    assert_elapsed(start, 64.0);
 }
 
 #[tokio::test(start_paused = true)]

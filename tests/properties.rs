@@ -120,8 +120,8 @@ fn request() -> impl Strategy<Value = (Vec<u8>, u16)> {
             431,
         ),
         part(&["GET"], &["HEAD", "POST", "get"], 405),
-        part(&["HTTP/1.1"], &["HTTP/1.0"], 426),
         part(&[""], &["x", "\r\n"], 400),
+        part(&["HTTP/1.1"], &["HTTP/1.0"], 426),
         part(
             &["Upgrade: websocket\r\n", "upgrade: h2c, WebSocket\r\n"],
             &["", "Upgrade: websockets\r\n"],
@@ -167,7 +167,7 @@ fn request() -> impl Strategy<Value = (Vec<u8>, u16)> {
     ];
     rows.to_vec().prop_map(|rows| {
         let status = rows.iter().find_map(|row| row.1).unwrap_or(101);
-        let [bad, large, method, http, behind, fields @ ..] = &rows[..] else {
+        let [bad, large, method, behind, http, fields @ ..] = &rows[..] else {
             unreachable!()
         };
         let fields: String = fields.iter().map(|row| &row.0[..]).collect();

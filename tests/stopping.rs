@@ -65,11 +65,8 @@ async fn a_handshake_that_is_read_only_after_the_stop_is_dropped_too() {
     for _ in 0..20 {
         let (mut client, theirs) = duplex(4096);
         client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-        let service = Service {
-            allowed: vec![],
-            start: || Notifications::every(Duration::from_secs(1)),
-            stopping: ready(()).boxed().shared(),
-        };
+        let start = || Notifications::every(Duration::from_secs(1));
+        let service = Service::new(vec![], vec![], start, ready(()).boxed().shared());
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         service.serve(theirs, &peer).await;
         assert!(client.read_u8().await.is_err());

@@ -1,102 +1,96 @@
-//! Which browser origins may connect (RFC 6454, RFC 6455 §10.2). What is answered to the others stands in `handshake`.
+//! Which browser origins may connect (RFC 6454, RFC 6455 §10.2).
 
-use std::{net::Ipv6Addr, str::FromStr};
+use std::str::FromStr;
 
-use tokio_tungstenite::tungstenite::http::uri::Authority;
+use super::host::Authority;
 
-/// A value of `--allow-origin`: `scheme://host[:port]`, or `null`, or `*` for every origin.
-///
-/// Kept in lower case and without its scheme's default port, so that two spellings of one origin are equal.
+/// A value of `--allow-origin`: `scheme://host[:port]`, a scheme without a host as in `file://`, `null`, or `*` for
+/// every origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowedOrigin(String);
+pub struct AllowedOrigin(Origin);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Only allowed, never sent.
+    Any,
+    Null,
+    /// Without its scheme's default port, so that two spellings of one origin are equal. Electron, Cordova and Qt send
+    /// origins without a host.
+    Tuple(String, Option<Authority>),
+}
 
 impl FromStr for AllowedOrigin {
     type Err = &'static str;
 
     fn from_str(origin: &str) -> Result<Self, Self::Err> {
-        let origin = origin.trim();
-        match origin {
-            "*" | "null" => Some(origin.to_owned()),
+        match origin.trim() {
+            "*" => Some(Origin::Any),
             // No browser sends one: this can only mean to let in many.
-            _ if origin.contains('*') => None,
-            _ => parse(origin).map(|(scheme, authority)| format!("{scheme}://{authority}")),
+            origin if origin.contains('*') => None,
+            origin => parse(origin),
         }
         .map(Self)
-        .ok_or("an origin is scheme://host or scheme://host:port without a path, such as https://app.example; * lets every origin in")
+        .ok_or("expected scheme://host or scheme://host:port without a path, for example https://app.example; file:// and null are origins too, * allows every origin")
     }
 }
 
-/// Whether a page of `origin` may talk to the server that it reached as `host` (the `Host` field).
-pub(crate) fn is_allowed(origin: &str, host: &str, allowed: &[AllowedOrigin]) -> bool {
-    let listed = || origin.parse().is_ok_and(|origin| allowed.contains(&origin));
-    allowed.iter().any(|AllowedOrigin(any)| any == "*") || is_same_origin(origin, host) || listed()
+/// Whether a page of `origin` may talk to the server that it reached as `host`.
+pub(super) fn is_allowed(origin: &str, host: &Authority, allowed: &[AllowedOrigin]) -> bool {
+    let any = || allowed.contains(&AllowedOrigin(Origin::Any));
+    parse(origin).is_some_and(|origin| {
+        is_same_origin(&origin, host) || allowed.contains(&AllowedOrigin(origin))
+    }) || any()
 }
 
-/// The origin's scheme decides only which port may be left out: TLS may have ended at a proxy.
-fn is_same_origin(origin: &str, host: &str) -> bool {
-    parse(origin)
-        .is_some_and(|(scheme, authority)| authority == without_default_port(&scheme, host))
+/// The scheme decides only which port may be left out: TLS may have ended at a proxy.
+fn is_same_origin(origin: &Origin, host: &Authority) -> bool {
+    match origin {
+        Origin::Tuple(scheme, Some(authority)) => {
+            *authority == without_default_port(scheme, host.clone())
+        }
+        _ => false,
+    }
 }
 
-/// The scheme, and the authority without its default port, both in lower case.
-fn parse(origin: &str) -> Option<(String, String)> {
+fn parse(origin: &str) -> Option<Origin> {
+    if origin == "null" {
+        return Some(Origin::Null);
+    }
     let (scheme, authority) = origin.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
-    let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    (named && is_host(authority)).then(|| {
-        let authority = without_default_port(&scheme, authority);
-        (scheme, authority)
-    })
-}
-
-fn without_default_port(scheme: &str, authority: &str) -> String {
-    let default = match scheme {
-        "http" | "ws" => ":80",
-        "https" | "wss" => ":443",
-        _ => ":",
+    let authority = match authority {
+        "" if default_port(&scheme).is_none() => None,
+        _ => Some(without_default_port(&scheme, Authority::parse(authority)?)),
     };
-    let host = authority
-        .strip_suffix(default)
-        .or(authority.strip_suffix(':'))
-        .unwrap_or(authority);
-    host.to_ascii_lowercase()
+    is_scheme.then_some(Origin::Tuple(scheme, authority))
 }
 
-/// Whether this is a `Host` (RFC 9110 §7.2): a name or an address, and perhaps a port, with no user before it.
-pub(crate) fn is_host(value: &str) -> bool {
-    let bracket = value.find(']').map(|place| place + 1);
-    let end = bracket.or(value.find(':')).unwrap_or(value.len());
-    let (host, port) = value.split_at(end);
-    is_name_or_address(host) && is_port(port)
+fn without_default_port(scheme: &str, mut authority: Authority) -> Authority {
+    authority.port = authority
+        .port
+        .filter(|port| Some(*port) != default_port(scheme));
+    authority
 }
 
-fn is_name_or_address(host: &str) -> bool {
-    let brackets = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    brackets.map_or_else(
-        // `Authority` lets a user through.
-        || {
-            host.parse()
-                .is_ok_and(|name: Authority| name.host() == host)
-        },
-        |address| address.parse::<Ipv6Addr>().is_ok(),
-    )
-}
-
-/// What may follow a host: a colon, and then perhaps a number (RFC 3986 §3.2.3).
-fn is_port(rest: &str) -> bool {
-    let port = rest.strip_prefix(':').unwrap_or(rest);
-    let is_number = port.parse::<u16>().is_ok() && !port.starts_with('+');
-    rest.is_empty() || rest == ":" || rest != port && is_number
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_allowed(origin: &str, host: &str, allowed: &[AllowedOrigin]) -> bool {
+        Authority::parse(host).is_some_and(|host| super::is_allowed(origin, &host, allowed))
+    }
 
     fn own(origin: &str, host: &str) -> bool {
         is_allowed(origin, host, &[])
@@ -132,7 +126,8 @@ mod tests {
     #[test]
     fn null_is_nobodys_own() {
         assert!(!own("null", "null"));
-        assert!(!own("", ""));
+        assert!(!own("", "a"));
+        assert!(!own("file://", "file"));
     }
 
     #[test]
@@ -159,6 +154,9 @@ mod tests {
             host,
             &allow("https://app.example")
         ));
+        assert!(is_allowed("file://", host, &allow("file://")));
+        assert!(is_allowed("qrc://", host, &allow("QRC://")));
+        assert!(!is_allowed("qrc://", host, &allow("file://")));
         assert!(is_allowed("null", host, &allow("null")));
         assert!(is_allowed("null", host, &allow("*")));
         assert!(is_allowed("any thing", host, &allow("*")));
@@ -180,46 +178,6 @@ mod tests {
             "https://*.a.example",
         ] {
             assert!(bad.parse::<AllowedOrigin>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
-        for host in [
-            "a",
-            "a.example:80",
-            "a:",
-            "127.0.0.1:1",
-            "[::1]",
-            "[::1]:65535",
-            "_a-b~",
-        ] {
-            assert!(is_host(host), "{host}");
-        }
-        for bad in [
-            "",
-            ":",
-            ":80",
-            "a:b",
-            "a:65536",
-            "a:+1",
-            "a:1:2",
-            "u@a",
-            "u:p@a",
-            "a/b",
-            "a b",
-            "::1",
-            "[]",
-            "[]:80",
-            "[zz]",
-            "[::1",
-            "[::1]80",
-            "[::1]]",
-            "a]",
-            "a[::1]",
-            "[127.0.0.1]",
-        ] {
-            assert!(!is_host(bad), "{bad}");
         }
     }
 }

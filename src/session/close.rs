@@ -20,7 +20,7 @@ pub(crate) enum CloseReason {
     Disconnected(Option<io::ErrorKind>),
     /// Nothing came from the client for twice [`SILENCE`](crate::session::keepalive::SILENCE).
     PingTimeout,
-    /// A write made no way for [`WRITE_TIMEOUT`](crate::timed::WRITE_TIMEOUT).
+    /// A write made no way for [`WRITE_TIMEOUT`](crate::io::WRITE_TIMEOUT).
     WriteTimeout,
 }
 

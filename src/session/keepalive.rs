@@ -1,16 +1,8 @@
 //! Whether the peer is still there: when it was last heard from, and when to ask. What is sent and ended then stands in `session`.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 /// After this long in which nothing came, the peer is sent a ping; after as long again, it is gone.
 /// Proxies commonly close what is idle for 60 s (nginx's `proxy_read_timeout`): that leaves room for two pings.
@@ -18,43 +10,6 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 
 /// How late a check may be and still prove that nothing came.
 const LATE: Duration = Duration::from_secs(1);
-
-/// A stream that knows when a byte last came and when one last went: tungstenite tells of whole messages only.
-#[derive(Debug)]
-pub(crate) struct ActivityStream<S> {
-    stream: S,
-    last_read: Instant,
-    received: bool,
-    last_write: Instant,
-}
-
-impl<S> ActivityStream<S> {
-    /// Counts from now.
-    pub(crate) fn new(stream: S) -> Self {
-        let now = Instant::now();
-        Self {
-            stream,
-            last_read: now,
-            received: false,
-            last_write: now,
-        }
-    }
-
-    /// When a byte last came, or the connection if none has.
-    pub(crate) fn last_read(&self) -> Instant {
-        self.last_read
-    }
-
-    /// When a byte last went, or the connection if none has.
-    pub(crate) fn last_write(&self) -> Instant {
-        self.last_write
-    }
-
-    /// Whether a byte ever came.
-    pub(crate) fn has_received(&self) -> bool {
-        self.received
-    }
-}
 
 /// What a check on the peer finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,44 +42,6 @@ impl Keepalive {
         };
         self.pinged = (verdict == Verdict::SendPing).then_some(now);
         (verdict, since + SILENCE)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.last_read = Instant::now();
-            self.received = true;
-        }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.last_write = Instant::now();
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -242,11 +242,7 @@ where
 {
     let (stream, theirs) = duplex(size);
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let service = Service {
-        allowed: vec![],
-        start,
-        stopping: pending().boxed().shared(),
-    };
+    let service = Service::new(vec![], vec![], start, pending().boxed().shared());
     let task = tokio::spawn(async move { service.serve(theirs, &peer).await });
     let patience = FOR_EVER;
     (Client { stream, patience }, task)

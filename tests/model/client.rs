@@ -97,11 +97,8 @@ impl Client {
             }
         };
         let interval = script.interval;
-        let service = Service {
-            allowed: Vec::new(),
-            start: move || Notifications::every(interval),
-            stopping: stopping.boxed().shared(),
-        };
+        let start = move || Notifications::every(interval);
+        let service = Service::new(vec![], vec![], start, stopping.boxed().shared());
         Self {
             read,
             write,

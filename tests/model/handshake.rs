@@ -43,15 +43,25 @@ pub(crate) fn check_answer(record: &Record) -> u16 {
         return status;
     }
     assert!(field("Date").is_some(), "{shown}");
+    assert_eq!(field("X-Content-Type-Options"), Some("nosniff"), "{shown}");
     let length = field("Content-Length").and_then(|length| length.parse().ok());
+    if status == 200 {
+        // A HEAD gets the length without the page.
+        assert!(
+            length == Some(bytes.len() - end) || bytes.len() == end,
+            "{shown}"
+        );
+        assert_eq!(field("Cache-Control"), Some("no-store"), "{shown}");
+        return status;
+    }
     assert_eq!(length, Some(bytes.len() - end), "{shown}");
     let has_body = field("Content-Type").is_some() && str::from_utf8(&bytes[end..]).is_ok();
     assert_eq!(has_body, status != 405, "{shown}");
     assert_eq!(length == Some(0), status == 405, "{shown}");
     let (connection, upgrade, allow) = match status {
         426 => ("Upgrade, close", Some("websocket"), None),
-        405 => ("close", None, Some("GET")),
-        400 | 403 | 408 | 431 => ("close", None, None),
+        405 => ("close", None, Some("GET, HEAD")),
+        400 | 403 | 408 | 421 | 431 => ("close", None, None),
         _ => panic!("a status that is not in the contract: {shown}"),
     };
     assert_eq!(field("Connection"), Some(connection), "{shown}");
