@@ -3,7 +3,7 @@
 //! `cargo bench --bench soak -- --seconds 1200 --clients 5000`
 
 #[allow(dead_code, reason = "shared with the property tests")]
-#[path = "../tests/model/frame.rs"]
+#[path = "../tests/contract/model/frame.rs"]
 mod frame;
 
 use std::{

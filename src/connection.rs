@@ -1,126 +1,116 @@
-//! One connection from its first byte to its last: handshake, conversation, linger, and what the log says of it.
+//! One connection from its first byte to its last: handshake, session, linger, and what the log says of it.
 
-use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    time::Duration,
+};
 
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
+    sync::watch,
     time::{Instant, sleep_until, timeout},
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::protocol::{Role, WebSocketConfig},
 };
 use tracing::info;
 
 use crate::{
-    handshake::{self, AllowedHost, AllowedOrigin, HandshakeError, Policy, Response},
+    handshake::{self, HandshakeError, Policy, Rejection, Request, Response},
     io::{ActivityStream, linger},
     notifications::Source,
-    session::Session,
+    session::{CloseReason, Session, Shutdown},
 };
 
 /// How long a client that is to be refused for want of room may take to send its request: one that is answered before it
 /// has asked takes the answer for garbage.
 const REFUSAL_DELAY: Duration = Duration::from_secs(2);
 
-/// The largest frame and message that a client may send: `start` needs 5 bytes, `wrong words` a line.
-const MESSAGE_LIMIT: usize = 4 * 1024;
-
-/// Room for `start` and for pongs; what is larger makes it grow. Allocated for each connection.
-const READ_BUFFER: usize = 64;
-
 /// What every connection needs to know.
-pub struct Service<F> {
-    policy: Policy,
-    /// Makes the source of a client's notifications when it has said `start`.
-    start: F,
-    /// Ready when the server stops.
-    stopping: Shared<BoxFuture<'static, ()>>,
+#[derive(Debug)]
+pub(crate) struct Context<F> {
+    pub(crate) policy: Policy,
+    pub(crate) keepalive: Duration,
+    /// Makes what a client is pushed, or refuses the client.
+    pub(crate) new_source: F,
+    pub(crate) shutdown: watch::Receiver<Shutdown>,
 }
 
-impl<F: Fn() -> N, N: Source> Service<F> {
-    /// Lets in the server's own origin and those listed, under any host or those listed.
-    pub fn new(
-        allowed_origins: Vec<AllowedOrigin>,
-        allowed_hosts: Vec<AllowedHost>,
-        start: F,
-        stopping: Shared<BoxFuture<'static, ()>>,
-    ) -> Self {
-        let policy = Policy {
-            allowed_origins,
-            allowed_hosts,
+impl<F, N> Context<F>
+where
+    F: Fn(&Request<'_>) -> Result<N, Rejection>,
+    N: Source,
+{
+    /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
+    /// whether the client is gone without a word, so that nobody reads what the kernel still holds for it.
+    pub(crate) async fn serve<S>(&self, stream: &mut S, peer: SocketAddr) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connected = Instant::now();
+        let timer = pin!(sleep_until(connected));
+        // In a box, since it needs far more memory than the session and is soon over.
+        let Some((stream, source)) = Box::pin(self.handshake(stream, peer)).await else {
+            return false;
         };
-        Self {
-            policy,
-            start,
-            stopping,
-        }
-    }
-
-    /// Serves the client at the other end of `stream` until one side ends the connection or the server stops.
-    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, peer: &SocketAddr) {
-        let opened = Instant::now();
-        let mut stopping = self.stopping.clone();
-        // In a box, since it needs far more memory than the conversation and is soon over.
-        let opening = Box::pin(open(stream, peer, &self.policy, &mut stopping));
-        let Some(socket) = opening.await else { return };
-        let timer = pin!(sleep_until(opened));
-        let mut session = Session::new(socket, peer, timer);
-        let Err(end) = session.run(&self.start, &mut stopping).await;
-        session.close(&end).await;
-        let seconds = opened.elapsed().as_secs();
+        let mut session = Session::new(stream, peer, source, self.keepalive, timer).await;
+        let running = AssertUnwindSafe(session.run(&self.shutdown)).catch_unwind();
+        let reason = match running.await {
+            Ok(Err(reason)) => reason,
+            Err(_) => CloseReason::panic(),
+        };
+        session.close(&reason).await;
+        let seconds = connected.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
-        info!(%peer, end = end.to_string(), notifications = session.pushed, seconds, "gone");
+        info!(%peer, reason = reason.to_string(), notifications = session.pushed, seconds, "disconnected");
+        reason.is_timeout()
     }
-}
 
-/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
-/// written needs none: a flush follows every message, and only last words are two.
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_frame_size(Some(MESSAGE_LIMIT))
-        .max_message_size(Some(MESSAGE_LIMIT))
-}
-
-/// Performs the handshake. `None` when there was none.
-async fn open<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    peer: &SocketAddr,
-    policy: &Policy,
-    stopping: impl Future<Output = ()>,
-) -> Option<WebSocketStream<ActivityStream<S>>> {
-    let mut stream = ActivityStream::new(stream);
-    let upgraded = select! {
-        // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
-        biased;
-        () = stopping => return None,
-        upgraded = handshake::upgrade(&mut stream, *peer, policy, |_| Ok(())) => upgraded,
-    };
-    match upgraded {
-        Ok((origin, ())) => {
-            info!(%peer, origin = origin.map(tracing::field::display), "connected");
+    /// Performs the handshake. `None` when it was not one, and that is all of the connection.
+    async fn handshake<'a, S>(
+        &self,
+        stream: &'a mut S,
+        peer: SocketAddr,
+    ) -> Option<(ActivityStream<&'a mut S>, N)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut stream = ActivityStream::new(stream);
+        let upgraded = select! {
+            // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
+            biased;
+            () = Shutdown::WhenSourceEnds.wait(self.shutdown.clone()) => return None,
+            upgraded = handshake::upgrade(&mut stream, peer, &self.policy, |request| self.accept(request)) => upgraded,
+        };
+        match upgraded {
+            Ok((origin, source)) => {
+                info!(%peer, origin = origin.map(tracing::field::display), "connected");
+                return Some((stream, source));
+            }
+            Err(HandshakeError::Answered(response)) => {
+                log(peer, &response);
+                answer(&mut stream, &response).await;
+            }
+            Err(HandshakeError::Disconnected) => {}
         }
-        Err(HandshakeError::Answered(response)) => {
-            log(peer, &response);
-            answer(&mut stream, &response).await;
-            return None;
-        }
-        Err(HandshakeError::Disconnected) => return None,
+        None
     }
-    Some(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
+
+    fn accept(&self, request: &Request) -> Result<N, Response> {
+        let source = catch_unwind(AssertUnwindSafe(|| (self.new_source)(request)));
+        let source = source.map_err(|_| Response::internal_server_error())?;
+        Ok(source?)
+    }
 }
 
 /// Refuses a connection over the limit.
-pub(crate) async fn refuse_at_limit<S>(stream: S, peer: &SocketAddr, limit: u32)
+pub(crate) async fn refuse<S>(stream: S, peer: SocketAddr, limit: usize)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = ActivityStream::new(stream);
-    let request = handshake::discard_request(&mut stream, *peer);
+    let request = handshake::discard_request(&mut stream, peer);
     // A balancer's health check may close without a request.
     if let Ok(Err(HandshakeError::Disconnected)) = timeout(REFUSAL_DELAY, request).await {
         return;
@@ -138,7 +128,8 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &R
     }
 }
 
-fn log(peer: &SocketAddr, response: &Response) {
+/// The page leaves no line: health checks may ask for it every second.
+fn log(peer: SocketAddr, response: &Response) {
     if let Some(reason) = response.reason() {
         info!(%peer, status = %response.status(), reason, "refused");
     }

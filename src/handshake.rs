@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use self::host::Authority;
-pub use self::{host::AllowedHost, origin::AllowedOrigin, request::Request};
+pub use self::{host::AllowedHost, origin::AllowedOrigin, request::Request, response::Rejection};
 pub(crate) use self::{request::HandshakeError, response::Response};
 use crate::io::{ActivityStream, write_all};
 

@@ -1,6 +1,7 @@
 //! The socket under the handshake and the session: when bytes last came and went, bounded writes, the lingering close.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
@@ -13,10 +14,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::{Instant, timeout},
 };
+use tokio_tungstenite::tungstenite::Bytes;
 
 /// How long a write may make no progress before the connection ends (as nginx's `send_timeout`). The kernel reports room
 /// only when a third of its buffer is free, so a peer that reads 500 bytes/s shows no progress for half of this time.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many frames are written at once.
+const MAX_SLICES: usize = 64;
 
 /// How long the peer may take to close its side: some round trips on a bad network.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
@@ -28,6 +33,8 @@ pub(crate) struct ActivityStream<S> {
     last_read: Instant,
     last_write: Instant,
     received: bool,
+    /// Whole frames that go before anything else is written, but for what was already sent of the first.
+    queue: VecDeque<Bytes>,
 }
 
 impl<S> ActivityStream<S> {
@@ -39,7 +46,13 @@ impl<S> ActivityStream<S> {
             last_read: now,
             last_write: now,
             received: false,
+            queue: VecDeque::new(),
         }
+    }
+
+    /// Has a frame written by the next flush, before and after which nothing may be half written.
+    pub(crate) fn queue(&mut self, frame: Bytes) {
+        self.queue.push_back(frame);
     }
 
     /// When a byte last came, or the connection if none has.
@@ -95,6 +108,42 @@ async fn discard(stream: &mut (impl AsyncRead + Unpin)) {
     .await;
 }
 
+impl<S: AsyncWrite + Unpin> ActivityStream<S> {
+    /// Writes what is queued, many frames at once.
+    fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let mut count = 0;
+            for (slice, frame) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(frame);
+                count += 1;
+            }
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write_vectored(cx, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.last_write = Instant::now();
+            self.advance(written);
+        }
+        // An empty queue keeps no memory.
+        self.queue = VecDeque::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Forgets bytes that were written.
+    fn advance(&mut self, mut written: usize) {
+        while let Some(frame) = self.queue.front_mut() {
+            if written < frame.len() {
+                *frame = frame.slice(written..);
+                return;
+            }
+            written -= frame.len();
+            self.queue.pop_front();
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -113,30 +162,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.last_write = Instant::now();
-        }
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        ready!(self.poll_write_queue(cx))?;
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.last_write = Instant::now();
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_queue(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -1,36 +1,54 @@
 //! A WebSocket server that pushes notifications to every client that says `start`.
 //!
+//! A connection passes three rooms, one after the other, and what it is sent comes from a fourth. Each knows only those
+//! below it:
+//!
 //! | module | what lives there |
 //! | --- | --- |
-//! | [`options`] | the command line and its environment variables |
-//! | [`server::listen`] | listening on every address of a host |
-//! | [`server`] | accepting, refusing, the drain |
-//! | `failures` | telling of accepts that fail |
-//! | `server::limits` | how many connections the server takes, and each worker |
-//! | `workers` | the threads that serve connections |
-//! | [`connection`] | one connection from its first byte to its last, and its log lines |
-//! | `handshake::request` | reading the request |
-//! | `handshake` | which request is upgraded, and which is refused |
-//! | `handshake::refusal` | the answers to what is refused |
-//! | `handshake::page` | what a browser that opens the server's URL is shown: a live client |
-//! | `handshake::origin` | which browser origins may connect |
-//! | `session` | the conversation |
-//! | `session::close` | the ways a connection ends, and the close code of each |
-//! | `session::keepalive` | when a silent client is asked whether it is there |
-//! | [`notifications`] | what is pushed, and when |
-//! | `timed`, `io` | writing in bounded time; closing without losing the last word |
+//! | `server` | [`Server`]: listening, accepting, limits, the drain |
+//! | `connection` | one connection from its first byte to its last, and its log lines |
+//! | `handshake` | which [`Request`] is upgraded, and which gets another answer |
+//! | `session` | the conversation: its `select!` loop, keepalive, close codes |
+//! | `notifications` | [`Source`]: what is pushed, and when: [`Notifications`] by a timer, [`Lines`] of an input |
+//! | `io` | the socket under both: activity, bounded writes, the lingering close |
 //!
-//! The program around it has three more: `main` starts and ends it, `log` writes to standard error, `signals` knows the
-//! signals.
+//! The program around it adds `main`, `options`, `limits`, `log`, `output` and `signals`.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use futures_util::{SinkExt, StreamExt};
+//! use wspush::{Config, Notifications, Server, listen};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let listeners = listen(&"127.0.0.1:0".parse()?).await?;
+//! let url = format!("ws://{}/", listeners[0].local_addr()?);
+//! let server = Server::start(listeners, Config::default(), |_request| {
+//!     Ok(Notifications::every(Duration::from_secs(2)))
+//! });
+//!
+//! let stream = tokio::net::TcpStream::connect(&url[5..url.len() - 1]).await?;
+//! let (mut client, _) = tokio_tungstenite::client_async(url, stream).await?;
+//! client.send("start".into()).await?;
+//! let message = client.next().await.ok_or("no message")??;
+//! assert_eq!(message.to_text()?, "Notification 1");
+//!
+//! client.close(None).await?;
+//! server.shutdown().await;
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
 
-pub mod connection;
-mod failures;
+mod connection;
 mod handshake;
 mod io;
-pub mod notifications;
-pub mod options;
-pub mod server;
+mod notifications;
+mod server;
 mod session;
-mod workers;
 
-pub use handshake::{AllowedHost, AllowedOrigin, Request};
+pub use handshake::{AllowedHost, AllowedOrigin, Rejection, Request};
+pub use notifications::{
+    CloseCode, CloseFrame, InputEnd, Lines, LinesSource, Notification, Notifications, Source,
+};
+pub use server::{Config, HostPort, Listener, Server, listen};

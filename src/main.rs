@@ -1,65 +1,143 @@
-//! The program: options, log, descriptor limit, listeners, signals, exit status. The server itself is the library.
+//! The program: options, log, limits, listeners, signals, exit status. The server itself is the library.
 
+mod limits;
 mod log;
+mod options;
+mod output;
 mod signals;
 
 use std::{
+    future::pending,
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
+    sync::Arc,
 };
 
-use clap::Parser;
-use tokio::{net::TcpListener, runtime, select};
-use tracing::{info, warn};
-use wspush::{notifications::Notifications, options::Options, server::listen::listen, server::run};
+use tokio::{net::TcpListener, runtime, select, task::JoinHandle};
+use tracing::info;
+use wspush::{Config, InputEnd, Lines, Notifications, Server, listen};
 
-use crate::signals::Signals;
+use crate::{limits::Limits, options::Options, output::Output, signals::Signals};
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let _log = log::start();
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        warn!(%error, "can't raise the file-descriptor limit");
-    }
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(serve(&options))) {
-        Ok(status) => status,
+    let stderr = match Output::start(io::stderr()) {
+        Ok(output) => Arc::new(output),
         Err(error) => {
             // Not eprintln!, which panics when standard error is broken.
-            let _ = writeln!(io::stderr(), "wspush: {error}");
-            ExitCode::FAILURE
+            let _ = writeln!(io::stderr(), "wspush: can't start a thread: {error}");
+            return ExitCode::FAILURE;
         }
-    }
+    };
+    log::start(Arc::clone(&stderr));
+    let status = match Options::parse() {
+        Ok(options) => run(&options).unwrap_or_else(|error| {
+            // One line, whatever the host's name holds.
+            let error = error.to_string().replace(['\n', '\r'], " ");
+            stderr.print(&format_args!("wspush: {error}\n"));
+            ExitCode::FAILURE
+        }),
+        Err(error) if error.use_stderr() => {
+            stderr.print(&error.render());
+            ExitCode::from(2)
+        }
+        Err(help) => {
+            if let Ok(stdout) = Output::start(io::stdout()) {
+                stdout.print(&help.render());
+                stdout.flush();
+            }
+            ExitCode::SUCCESS
+        }
+    };
+    stderr.flush();
+    status
 }
 
-async fn serve(options: &Options) -> io::Result<ExitCode> {
-    let listeners = listen(&options.listen).await?;
-    // Not before, so that a signal ends a program that still waits for the host's addresses.
-    let [mut first, mut both] = [Signals::install()?, Signals::install()?];
+fn run(options: &Options) -> io::Result<ExitCode> {
+    let limits = Limits::raise()?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(limits.workers)
+        .enable_all()
+        .build()?;
+    let status = runtime.block_on(serve(options, &limits));
+    // Dropping it would wait for a host that is still being resolved.
+    runtime.shutdown_background();
+    status
+}
+
+async fn serve(options: &Options, limits: &Limits) -> io::Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    let listeners = select! {
+        listeners = listen(&options.listen) => listeners?,
+        () = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
     let addresses: Vec<_> = listeners
         .iter()
         .map(TcpListener::local_addr)
         .collect::<io::Result<_>>()?;
-    let interval = options.interval;
-    let source = move || Notifications::every(interval);
-    let serving = run(listeners, options, source, first.recv())?;
+    let config = options.config(limits.connections);
+    let (mut server, input) = start(listeners, config, options)?;
     announce(&addresses);
-    let second_signal = async {
-        both.recv().await;
-        both.recv().await;
-    };
     select! {
-        () = serving => Ok(ExitCode::SUCCESS),
-        () = second_signal => Ok(ExitCode::FAILURE),
+        () = signals.recv() => {}
+        end = ended(input) => select! {
+            () = server.finish() => return input_status(end),
+            () = signals.recv() => {}
+        },
+    }
+    select! {
+        () = server.shutdown() => Ok(ExitCode::SUCCESS),
+        () = signals.recv() => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Starts the server, and with `--stdin` the reading of the input, whose end is returned.
+fn start(
+    listeners: Vec<TcpListener>,
+    config: Config,
+    options: &Options,
+) -> io::Result<(Server, Option<JoinHandle<InputEnd>>)> {
+    if options.stdin {
+        let (lines, input) = Lines::read(io::stdin())?;
+        let server = Server::start(listeners, config, move |_| Ok(lines.source()));
+        return Ok((server, Some(input)));
+    }
+    let interval = options.interval;
+    let server = Server::start(listeners, config, move |_| {
+        Ok(Notifications::every(interval))
+    });
+    Ok((server, None))
+}
+
+/// Waits for the end of the input, if one is read.
+async fn ended(input: Option<JoinHandle<InputEnd>>) -> io::Result<InputEnd> {
+    match input {
+        Some(input) => input.await.map_err(io::Error::other),
+        None => pending().await,
+    }
+}
+
+fn input_status(end: io::Result<InputEnd>) -> io::Result<ExitCode> {
+    match end? {
+        InputEnd {
+            error: Some(error), ..
+        } => Err(io::Error::other(format!(
+            "standard input can't be read: {error}"
+        ))),
+        InputEnd { lines: 0, .. } => Err(io::Error::other(
+            "standard input ended before the first line: with --stdin, have a program write lines to it",
+        )),
+        InputEnd { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Prints the URL of each listener, for people and for programs that wait for it.
 fn announce(addresses: &[SocketAddr]) {
+    let stdout = Output::start(io::stdout());
     for address in addresses {
         info!(%address, "listening");
-        // Standard output may be closed.
-        let _ = writeln!(io::stdout(), "ws://{address}/");
+        if let Ok(stdout) = &stdout {
+            stdout.print(&format_args!("ws://{address}/\n"));
+        }
     }
 }

@@ -1,67 +1,73 @@
-//! Where notifications come from: the one thing to replace for a push service of another kind.
+//! Where notifications come from: the [`Source`] is what to replace for a push service of another kind.
 
-use std::{future::Future, time::Duration};
+mod counter;
+mod lines;
 
-use tokio::time::{Instant, sleep_until};
-pub use tokio_tungstenite::tungstenite::Utf8Bytes;
+use std::future::Future;
 
-/// What is pushed to one client from its `start` on.
-///
-/// The conversation asks for the next notification only while the client keeps up, so nothing is ever queued for it.
-pub trait Source: Send {
-    /// Waits for the next notification; `None` when no more will come. Cancel safe: what was not returned is not lost.
-    fn next(&mut self) -> impl Future<Output = Option<Utf8Bytes>> + Send;
+pub use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{
+    Bytes,
+    protocol::frame::{
+        FrameHeader,
+        coding::{Data, OpCode},
+    },
+};
 
-    /// The client did not read for a while, and reads again: what came due meanwhile is not to be sent.
-    fn skip_missed(&mut self);
-}
+pub use self::{
+    counter::Notifications,
+    lines::{InputEnd, Lines, LinesSource},
+};
 
-/// `Notification 1` at once, then `Notification k` (k−1) intervals after it.
-///
-/// Due times are counted from the first, so that lateness never adds up, and a late one is caught up with:
-/// only [`Source::skip_missed`] leaves times out, and then the next number comes at the next due time.
-#[derive(Debug)]
-pub struct Notifications {
-    interval: Duration,
-    due: Instant,
-    number: u64,
-}
+/// One text message, framed once for every client that it is pushed to: a server's frames are not masked (RFC 6455 §5.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification(Bytes);
 
-impl Notifications {
-    /// Starts now.
-    ///
-    /// # Panics
-    ///
-    /// When the interval is zero.
+impl Notification {
+    /// Frames the text, unfragmented.
     #[must_use]
-    pub fn every(interval: Duration) -> Self {
-        assert!(
-            !interval.is_zero(),
-            "notifications need an interval, and it is zero"
-        );
-        Self {
-            interval,
-            due: Instant::now(),
-            number: 1,
-        }
+    pub fn new(text: &str) -> Self {
+        let header = FrameHeader {
+            opcode: OpCode::Data(Data::Text),
+            ..FrameHeader::default()
+        };
+        let length = text.len() as u64;
+        let mut frame = Vec::with_capacity(header.len(length) + text.len());
+        // Writing to a vector does not fail.
+        let _ = header.format(length, &mut frame);
+        frame.extend_from_slice(text.as_bytes());
+        Self(frame.into())
+    }
+
+    pub(crate) fn into_frame(self) -> Bytes {
+        self.0
     }
 }
 
-impl Source for Notifications {
-    async fn next(&mut self) -> Option<Utf8Bytes> {
-        // The first is due at once, and a timer would round that up to the next millisecond.
-        if self.number > 1 {
-            sleep_until(self.due).await;
-        }
-        let text = format!("Notification {}", self.number);
-        self.number += 1;
-        self.due += self.interval;
-        Some(text.into())
+/// What is pushed to one client.
+///
+/// It is made at the client's handshake, from its [`Request`](crate::Request), and dropped when its connection closes.
+/// No method may block its thread, which serves other clients too: use tokio's channels, timers and `spawn_blocking`.
+/// A panic closes the connection with 1011.
+///
+/// What many clients share waits for the slowest of them and has to be bounded: [`Lines`] closes the connection of a
+/// client that falls too far behind with 1013.
+pub trait Source: Send + 'static {
+    /// The client has said `start`. Nothing else is called before.
+    fn start(&mut self);
+
+    /// Waits for the next notification; the error is the Close frame that ends the connection, and is returned again
+    /// when asked again. Cancel safe: what was not returned is not lost.
+    fn next(&mut self) -> impl Future<Output = Result<Notification, CloseFrame>> + Send;
+
+    /// The next notification if it is there already: several go to the client in one write.
+    fn try_next(&mut self) -> Option<Notification> {
+        None
     }
 
-    fn skip_missed(&mut self) {
-        let late = Instant::now().saturating_duration_since(self.due);
-        let missed = late.as_nanos().div_ceil(self.interval.as_nanos());
-        self.due += self.interval * u32::try_from(missed).unwrap_or(u32::MAX);
-    }
+    /// The client has stopped reading, and nothing is asked for until [`resume`](Self::resume).
+    fn pause(&mut self) {}
+
+    /// The client reads again. What is not to be sent late is left out here.
+    fn resume(&mut self) {}
 }

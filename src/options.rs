@@ -1,15 +1,18 @@
 //! The command line, and the environment variables that stand in for it.
 
-use std::{fmt, num::NonZero, str::FromStr, time::Duration};
+use std::{env, num::NonZero, str::FromStr, time::Duration};
 
-use clap::Parser;
+use clap::{
+    Arg, CommandFactory, FromArgMatches, Parser, builder::BoolishValueParser, error::ErrorKind,
+    parser::ValueSource,
+};
+use tracing::warn;
+use wspush::{AllowedHost, AllowedOrigin, Config, HostPort};
 
-use crate::{AllowedHost, AllowedOrigin};
-
-/// Pushes numbered notifications over WebSocket to every client that says start.
-#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+/// Pushes notifications over WebSocket to every client that says start
+#[derive(Clone, Debug, PartialEq, Parser)]
 #[command(version, next_line_help = true, after_long_help = AFTER_HELP)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where to listen: every address of HOST; port 0 lets the system pick
     #[arg(
         long,
@@ -18,18 +21,42 @@ pub struct Options {
         value_name = "HOST:PORT",
         default_value = "localhost:8080"
     )]
-    pub listen: HostPort,
+    pub(crate) listen: HostPort,
 
-    /// Seconds from one notification to the next, from 0.001 to 86400
+    /// Seconds between notifications, from 0.001 to 86400
     #[arg(
         long,
         env = "WSPUSH_INTERVAL",
         hide_env_values = true,
         value_name = "SECONDS",
-        default_value = "2"
+        default_value = "2",
+        value_parser = interval,
+        allow_hyphen_values = true
     )]
-    #[arg(value_parser = seconds, allow_hyphen_values = true)]
-    pub interval: Duration,
+    pub(crate) interval: Duration,
+
+    /// Push the lines of standard input in place of numbered notifications
+    #[arg(
+        long,
+        env = "WSPUSH_STDIN",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub(crate) stdin: bool,
+
+    /// Seconds of silence after which a client is sent a ping, from 1 to 86400;
+    /// it has as long again to answer. Less than what proxies between wait
+    #[arg(
+        long,
+        env = "WSPUSH_KEEPALIVE",
+        hide_env_values = true,
+        value_name = "SECONDS",
+        default_value = "20",
+        value_parser = keepalive,
+        allow_hyphen_values = true,
+        verbatim_doc_comment
+    )]
+    pub(crate) keepalive: Duration,
 
     /// A browser origin to let in besides the server's own; * for all.
     /// Repeatable, with commas between in the environment
@@ -38,25 +65,27 @@ pub struct Options {
         env = "WSPUSH_ALLOW_ORIGIN",
         hide_env_values = true,
         value_name = "ORIGIN",
-        value_delimiter = ',',
-        help_heading = "Who may connect",
+        value_parser = list::<AllowedOrigin>,
+        help_heading = "Access control",
         verbatim_doc_comment
     )]
-    pub allow_origin: Vec<AllowedOrigin>,
+    allow_origin: Vec<Vec<AllowedOrigin>>,
 
-    /// A host name under which the server may be reached, by default any; against
-    /// pages whose own name is made to resolve to this machine (DNS rebinding).
+    /// A host name under which the server may be reached; by default any. For
+    /// a server that is reached without a proxy and pushes what not everybody
+    /// may read: without it a page of another site that has its own name
+    /// resolve to this machine (DNS rebinding) is let in.
     /// Repeatable, with commas between in the environment
     #[arg(
         long,
         env = "WSPUSH_ALLOW_HOST",
         hide_env_values = true,
         value_name = "NAME",
-        value_delimiter = ',',
-        help_heading = "Who may connect",
+        value_parser = list::<AllowedHost>,
+        help_heading = "Access control",
         verbatim_doc_comment
     )]
-    pub allow_host: Vec<AllowedHost>,
+    allow_host: Vec<Vec<AllowedHost>>,
 
     /// Most connections at once; by default what the descriptor limit leaves
     #[arg(
@@ -66,9 +95,55 @@ pub struct Options {
         value_name = "N",
         value_parser = count,
         allow_hyphen_values = true,
-        help_heading = "Who may connect"
+        help_heading = "Access control"
     )]
-    pub max_connections: Option<NonZero<u32>>,
+    max_connections: Option<NonZero<u32>>,
+}
+
+impl Options {
+    /// # Errors
+    ///
+    /// For a bad option, and for `--help` and `--version`: the error has the text and where it belongs.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let mut command = Self::command().mut_args(ignore_if_empty);
+        let matches = command.try_get_matches_from_mut(env::args_os())?;
+        // clap's conflicts_with counts values from the environment too, which are only defaults.
+        let on_command_line = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if on_command_line("stdin") && on_command_line("interval") {
+            let reason = "--interval is for numbered notifications, --stdin pushes lines as they come: give one of them";
+            return Err(command.error(ErrorKind::ArgumentConflict, reason));
+        }
+        Self::from_arg_matches(&matches)
+    }
+
+    /// What of them is for the server.
+    pub(crate) fn config(&self, descriptors_for: usize) -> Config {
+        let max_connections = self.max_connections.map_or(descriptors_for, |max| {
+            usize::try_from(max.get()).unwrap_or(usize::MAX)
+        });
+        if max_connections > descriptors_for {
+            warn!(
+                max_connections,
+                descriptors_for, "--max-connections is more than there are file descriptors for"
+            );
+        }
+        Config {
+            allowed_origins: self.allow_origin.concat(),
+            allowed_hosts: self.allow_host.concat(),
+            keepalive: self.keepalive,
+            max_connections,
+        }
+    }
+}
+
+/// An empty variable counts as unset: `${NAME:-}` in a compose file leaves one.
+fn ignore_if_empty(arg: Arg) -> Arg {
+    let is_empty = |name| env::var_os(name).is_some_and(|value| value.is_empty());
+    if arg.get_env().is_some_and(is_empty) {
+        arg.env(None)
+    } else {
+        arg
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -77,105 +152,47 @@ output, the log to standard error.
 
 Log:
   RUST_LOG=info            connections, refusals, start and stop (the default)
-  RUST_LOG=wspush=debug    also what clients say
+  RUST_LOG=wspush=debug    also what clients send
   NO_COLOR=1               no colours; without a terminal there are none anyway
 
 Examples:
   wspush
   wspush --listen 0.0.0.0:80 --interval 0.25
+  tail -n0 -F app.log | wspush --stdin
   wspush --allow-origin https://app.example --allow-origin http://localhost:3000
   WSPUSH_LISTEN=[::1]:0 wspush
 
 Then:
   websocat ws://localhost:8080/    and type: start
-  http://localhost:8080/           in a browser is a client, too";
+  http://localhost:8080/           in a browser is a client too";
 
-/// What the program does without arguments, whatever its environment says.
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            listen: HostPort {
-                host: "localhost".into(),
-                port: 8080,
-            },
-            interval: Duration::from_secs(2),
-            allow_origin: Vec::new(),
-            allow_host: Vec::new(),
-            max_connections: None,
-        }
-    }
+fn interval(value: &str) -> Result<Duration, &'static str> {
+    seconds(value, 0.001)
+        .ok_or("expected a number of seconds from 0.001 to 86400, for example 0.25")
 }
 
-/// A host name or address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// A name, an IPv4 address, or an IPv6 address without its brackets.
-    pub host: String,
-    /// 0 lets the system pick one.
-    pub port: u16,
+fn keepalive(value: &str) -> Result<Duration, &'static str> {
+    seconds(value, 1.0).ok_or("expected a number of seconds from 1 to 86400, for example 20")
 }
 
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
-    }
-}
-
-impl FromStr for HostPort {
-    type Err = &'static str;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let (host, port) = value.rsplit_once(':').ok_or(NO_HOST_PORT)?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        let host = match bracketed {
-            Some(address) => address,
-            None if host.contains(':') => return Err(NO_HOST_PORT),
-            None => host,
-        };
-        if host.is_empty() {
-            return Err(NO_HOST_PORT);
-        }
-        let port = port
-            .parse()
-            .map_err(|_| "the port is a number from 0 to 65535, as in localhost:8080")?;
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-const NO_HOST_PORT: &str = "this is HOST:PORT, such as localhost:8080, 0.0.0.0:80 or [::1]:8080";
-
-fn seconds(value: &str) -> Result<Duration, &'static str> {
-    let seconds = value
-        .parse()
-        .ok()
-        .filter(|seconds| (0.001..=86400.0).contains(seconds));
-    seconds
-        .map(Duration::from_secs_f64)
-        .ok_or("the interval is a number of seconds from 0.001 to 86400, such as 0.25")
+fn seconds(value: &str, least: f64) -> Option<Duration> {
+    let seconds: f64 = value.parse().ok()?;
+    (least..=86400.0)
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
 }
 
 fn count(value: &str) -> Result<NonZero<u32>, &'static str> {
     value
         .parse()
-        .map_err(|_| "this is a whole number from 1 to 4294967295, such as 10000")
+        .map_err(|_| "expected a whole number from 1 to 4294967295, for example 10000")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_arguments_the_defaults_hold() {
-        assert_eq!(Options::parse_from(["wspush"]), Options::default());
+/// Values with commas between. Empty ones are what a container leaves, but one alone is an error.
+fn list<T: FromStr>(values: &str) -> Result<Vec<T>, T::Err> {
+    let mut parts: Vec<_> = values.split(',').map(str::trim).collect();
+    if values.contains(',') {
+        parts.retain(|part| !part.is_empty());
     }
+    parts.into_iter().map(str::parse).collect()
 }

@@ -1,189 +1,293 @@
-//! The server as a whole: accepting in the workers, refusing over the limit, the drain.
+//! The server as a whole: accepting connections, serving as many as there may be and refusing the others, the drain.
 
-mod limits;
-pub mod listen;
+mod listen;
 
-use std::{
-    future::Future,
-    io, mem,
-    net::{SocketAddr, TcpListener as StdListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
-    net::{TcpListener, TcpStream},
     select,
-    sync::{Mutex, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
-use tracing::info;
+use tracing::{debug, info, warn};
 
+pub use self::listen::{HostPort, Listener, listen};
 use crate::{
-    connection::{Service, refuse_at_limit},
-    failures::Failures,
+    connection::{Context, refuse},
+    handshake::{AllowedHost, AllowedOrigin, Policy, Rejection, Request},
     notifications::Source,
-    options::Options,
-    server::limits::Limits,
-    workers::Worker,
+    session::Shutdown,
 };
 
-/// How many connections a worker accepts in its turn: enough that passing the turn on costs next to nothing, few enough
-/// that each worker serves as many as the others.
-const TURN: usize = 32;
+/// How many connections over the limit are refused at once; the next ones wait in the backlog.
+const MAX_REFUSALS: usize = 64;
 
-/// How long to wait before the next try after a failed accept, for a descriptor to come free.
+/// How long to wait after an accept for which there was no descriptor or no memory: until one may be free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// After this long without a failed accept, the same error is logged again.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts clients from now on, and pushes to each what `start` makes for it once it has said `start`. The future that
-/// it returns waits until `shutdown` is ready and every client has left, or 5 s later; dropping it ends all at once.
-///
-/// From `options` it uses who may connect, how many at once, and the interval, which decides how many connections a
-/// thread serves before the next one takes part.
-///
-/// # Errors
-///
-/// When the threads for the connections can't be started, or the system has no descriptors left for them.
-pub fn run<F, N>(
-    listeners: Vec<TcpListener>,
-    options: &Options,
-    start: F,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<impl Future<Output = ()>>
-where
-    F: Fn() -> N + Send + Sync + 'static,
-    N: Source + 'static,
-{
-    let workers = Worker::start_all()?;
-    let limits = Limits::new(options, workers.len());
-    let (stop, stopped) = oneshot::channel::<()>();
-    let stopping = async { drop(stopped.await) }.boxed().shared();
-    let server = Arc::new(Server {
-        limits,
-        slots: Arc::new(Semaphore::new(limits.connections as usize)),
-        refusals: Arc::new(Semaphore::new(limits.refusals as usize)),
-        needed: watch::Sender::new(1),
-        failures: Failures::default(),
-        service: Service::new(
-            options.allow_origin.clone(),
-            options.allow_host.clone(),
-            start,
-            stopping,
-        ),
-    });
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        let listener = Arc::new(Mutex::new(listener.into_std()?));
-        for (place, worker) in (0..).zip(&workers) {
-            let accept = Arc::clone(&server).accept(Arc::clone(&listener), place);
-            accepting.spawn_on(accept, worker.runtime());
-        }
-    }
-    Ok(async move {
-        shutdown.await;
-        accepting.shutdown().await;
-        drop(stop);
-        server.drain().await;
-        // What has not ended yet ends with its worker.
-        drop(workers);
-    })
+/// What a server is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The browser origins that are let in besides the server's own.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// The host names under which the server may be reached; none means any.
+    pub allowed_hosts: Vec<AllowedHost>,
+    /// The silence, from the client or to it, after which the client is sent a ping; given as long again to answer.
+    pub keepalive: Duration,
+    /// The most connections at once, those still in their handshake included.
+    pub max_connections: usize,
 }
 
-/// What all workers share.
-struct Server<F> {
-    limits: Limits,
-    slots: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
-    /// How many workers it takes to serve the connections that there are.
-    needed: watch::Sender<u32>,
-    failures: Failures,
-    service: Service<F>,
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            keepalive: Duration::from_secs(20),
+            max_connections: Semaphore::MAX_PERMITS,
+        }
+    }
 }
 
-impl<F, N> Server<F>
+/// A running server. Dropping it ends all its connections at once.
+#[derive(Debug)]
+pub struct Server {
+    shutdown: watch::Sender<Shutdown>,
+    accept_loops: JoinSet<()>,
+    connection_permits: Arc<Semaphore>,
+    max_connections: usize,
+}
+
+impl Server {
+    /// Accepts clients from now on, in tasks of their own, and pushes to each what its source gives it from its `start`
+    /// on. `new_source` makes the source, or refuses the client, by what its handshake says; it must not block.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside of a tokio runtime.
+    pub fn start<L, F, N>(listeners: Vec<L>, config: Config, new_source: F) -> Self
+    where
+        L: Listener,
+        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        N: Source,
+    {
+        let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let (shutdown, shutdown_asked) = watch::channel(Shutdown::No);
+        let shared = Arc::new(Shared {
+            max_connections,
+            connection_permits: Arc::new(Semaphore::new(max_connections)),
+            refusal_permits: Arc::new(Semaphore::new(max_refusals(max_connections))),
+            context: Context {
+                policy: Policy {
+                    allowed_origins: config.allowed_origins,
+                    allowed_hosts: config.allowed_hosts,
+                },
+                keepalive: config.keepalive,
+                new_source,
+                shutdown: shutdown_asked,
+            },
+        });
+        let connection_permits = Arc::clone(&shared.connection_permits);
+        let mut accept_loops = JoinSet::new();
+        for listener in listeners {
+            accept_loops.spawn(accept_loop(listener, Arc::clone(&shared)));
+        }
+        Self {
+            shutdown,
+            accept_loops,
+            connection_permits,
+            max_connections,
+        }
+    }
+
+    /// Closes the listeners and sends every client Close 1001. Returns when all have left, or after 5 s, when those that
+    /// have not are cut off.
+    pub async fn shutdown(mut self) {
+        self.drain(Shutdown::Now).await;
+    }
+
+    /// The same, but clients that have said `start` are sent what their source still has, until it ends.
+    ///
+    /// Cancel safe: [`shutdown`](Self::shutdown) may follow.
+    pub async fn finish(&mut self) {
+        self.drain(Shutdown::WhenSourceEnds).await;
+    }
+
+    async fn drain(&mut self, shutdown: Shutdown) {
+        info!(connections = self.connection_count(), "stopping");
+        self.shutdown.send_replace(shutdown);
+        let all_ended = async { while self.accept_loops.join_next().await.is_some() {} };
+        let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
+        info!(cut = self.connection_count(), "stopped");
+        self.accept_loops.shutdown().await;
+    }
+
+    fn connection_count(&self) -> usize {
+        self.max_connections - self.connection_permits.available_permits()
+    }
+}
+
+/// What all accept loops and connections share.
+#[derive(Debug)]
+struct Shared<F> {
+    max_connections: usize,
+    connection_permits: Arc<Semaphore>,
+    refusal_permits: Arc<Semaphore>,
+    context: Context<F>,
+}
+
+/// A fraction of the connections, so that few descriptors are not all taken by clients that are refused.
+fn max_refusals(max_connections: usize) -> usize {
+    (max_connections / 3).clamp(1, MAX_REFUSALS)
+}
+
+/// Accepts connections until the server stops, then waits for those that it has accepted.
+async fn accept_loop<L, F, N>(mut listener: L, shared: Arc<Shared<F>>)
 where
-    F: Fn() -> N + Send + Sync + 'static,
-    N: Source + 'static,
+    L: Listener,
+    F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+    N: Source,
 {
-    /// Accepts connections in the worker at this place, in turn with the others, as long as so many are needed.
-    async fn accept(self: Arc<Self>, listener: Arc<Mutex<StdListener>>, place: u32) {
-        let mut needed = self.needed.subscribe();
-        loop {
-            // Never fails, since `self` holds the sender.
-            let _ = needed.wait_for(|&needed| needed > place).await;
-            let listener = listener.lock().await;
-            // The wait was perhaps for long, and fewer are needed by now.
-            if *needed.borrow() <= place {
-                continue;
+    let mut connections = JoinSet::new();
+    let mut errors = AcceptErrors::default();
+    let mut stopping = pin!(Shutdown::WhenSourceEnds.wait(shared.context.shutdown.clone()));
+    loop {
+        let accepted = select! {
+            () = &mut stopping => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let permit = select! {
+                    () = &mut stopping => break,
+                    permit = shared.admit() => permit,
+                };
+                connections.spawn(Arc::clone(&shared).serve::<L, N>(stream, peer, permit));
             }
-            if let Err(error) = self.take_turn(&listener).await {
-                // Nearly always for want of descriptors: the connection stays in the backlog until one is free.
-                self.failures.tell(&error);
-                sleep(ACCEPT_PAUSE).await;
+            Err(error) if is_of_connection(&error) => debug!(%error, "a client left the backlog"),
+            Err(error) => {
+                errors.report(&error);
+                select! {
+                    () = &mut stopping => break,
+                    () = sleep(ACCEPT_PAUSE) => {}
+                }
             }
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
 
-    /// Waits at the listener alone, so that a new connection wakes no other worker.
-    async fn take_turn(self: &Arc<Self>, listener: &StdListener) -> io::Result<()> {
-        let listener = TcpListener::from_std(listener.try_clone()?)?;
-        for _ in 0..TURN {
-            let (stream, peer) = listener.accept().await?;
-            self.admit(stream, peer).await;
+/// Errors of the one connection that was to be accepted, not of the listener (accept(2)).
+fn is_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
+        NetworkDown, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    ) || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::EPERM))
+}
+
+/// Rate-limits accept errors, which come ten times a second as long as descriptors are short.
+#[derive(Debug, Default)]
+struct AcceptErrors {
+    last: Option<(io::ErrorKind, Instant)>,
+}
+
+impl AcceptErrors {
+    fn report(&mut self, error: &io::Error) {
+        if self.should_log(error.kind()) {
+            warn!(%error, "can't accept connections, still trying");
         }
-        Ok(())
     }
 
-    /// Serves the connection, or refuses it when there are as many as there may be.
-    async fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let server = Arc::clone(self);
-        // Those who are being refused may keep the next one waiting: it is served should there be a slot by then.
+    fn should_log(&mut self, kind: io::ErrorKind) -> bool {
+        let now = Instant::now();
+        let last = self.last.replace((kind, now));
+        last.is_none_or(|(last_kind, last)| kind != last_kind || now >= last + LOG_INTERVAL)
+    }
+}
+
+/// What a connection is accepted for.
+#[derive(Debug)]
+enum Permit {
+    Serve(OwnedSemaphorePermit),
+    Refuse(OwnedSemaphorePermit),
+}
+
+impl<F> Shared<F> {
+    /// Takes one of the connections that there may be, or else refuses it. When as many are being refused as there may be,
+    /// waits: it is served should there be room by then.
+    async fn admit(&self) -> Permit {
+        let [serve, refuse] = [&self.connection_permits, &self.refusal_permits]
+            .map(|permits| Arc::clone(permits).acquire_owned());
+        // No semaphore is ever closed.
         select! {
             biased;
-            slot = Arc::clone(&self.slots).acquire_owned() => {
-                self.call_workers();
-                tokio::spawn(async move {
-                    server.service.serve(stream, &peer).await;
-                    drop(slot);
-                });
+            Ok(permit) = serve => Permit::Serve(permit),
+            Ok(permit) = refuse => Permit::Refuse(permit),
+            else => pending().await,
+        }
+    }
+
+    async fn serve<L, N>(self: Arc<Self>, mut stream: L::Stream, peer: SocketAddr, permit: Permit)
+    where
+        L: Listener,
+        F: Fn(&Request<'_>) -> Result<N, Rejection>,
+        N: Source,
+    {
+        match permit {
+            Permit::Serve(permit) => {
+                if self.context.serve(&mut stream, peer).await {
+                    L::reset(&stream);
+                }
+                // In this order, so that there is a descriptor for the next one.
+                drop(stream);
+                drop(permit);
             }
-            permit = Arc::clone(&self.refusals).acquire_owned() => {
-                tokio::spawn(async move {
-                    refuse_at_limit(stream, &peer, server.limits.connections).await;
-                    drop(permit);
-                });
+            Permit::Refuse(permit) => {
+                Box::pin(refuse(stream, peer, self.max_connections)).await;
+                drop(permit);
             }
         }
     }
 }
 
-impl<F> Server<F> {
-    /// How many connections there are.
-    fn open(&self) -> u32 {
-        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
-        self.limits.connections.saturating_sub(free)
-    }
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
 
-    /// Has as many workers take part as there are connections for.
-    fn call_workers(&self) {
-        let needed = self.open().div_ceil(self.limits.per_worker);
-        self.needed
-            .send_if_modified(|workers| mem::replace(workers, needed) != needed);
-    }
+    use super::*;
 
-    /// Waits for every connection to end, in time.
-    async fn drain(&self) {
-        info!(connections = self.open(), "stopping");
-        let all_ended = async {
-            let _slots = self.slots.acquire_many(self.limits.connections).await;
-            let _refusals = self.refusals.acquire_many(self.limits.refusals).await;
-        };
-        let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
-        info!(cut = self.open(), "stopped");
+    #[tokio::test(start_paused = true)]
+    async fn the_same_accept_error_is_logged_again_only_after_a_minute_without_one() {
+        let mut errors = AcceptErrors::default();
+        assert!(errors.should_log(io::ErrorKind::Other));
+        assert!(errors.should_log(io::ErrorKind::OutOfMemory));
+        for (wait, logged) in [(0, false), (59, false), (59, false), (60, true), (90, true)] {
+            advance(Duration::from_secs(wait)).await;
+            assert_eq!(
+                errors.should_log(io::ErrorKind::OutOfMemory),
+                logged,
+                "{wait}"
+            );
+        }
     }
 }

@@ -1,13 +1,14 @@
-//! The conversation after the handshake: what is said to what (RFC 6455 §5). The ways to end stand in `end`.
+//! The conversation after the handshake: what is sent when, and what is answered to what (RFC 6455 §5). The ways to end
+//! are in `close`.
 
-pub(crate) mod close;
-pub(crate) mod keepalive;
+mod close;
+mod keepalive;
 
 use std::{
     convert::Infallible,
-    future::{Future, pending},
+    future::pending,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     task::Poll,
     time::Duration,
 };
@@ -16,89 +17,142 @@ use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    task::unconstrained,
+    sync::watch,
+    task::coop::unconstrained,
     time::{Instant, Sleep, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Bytes, Message, Utf8Bytes, protocol::CloseFrame},
+    tungstenite::{
+        Bytes, Message,
+        protocol::{Role, WebSocketConfig},
+    },
 };
 use tracing::debug;
 
+pub(crate) use self::close::CloseReason;
+use self::{
+    close::NO_BINARY,
+    keepalive::{Keepalive, Verdict},
+};
 use crate::{
     io::{ActivityStream, WRITE_TIMEOUT, linger},
-    notifications::Source,
-    session::close::{CloseReason, NO_BINARY},
-    session::keepalive::{Keepalive, SILENCE, Verdict},
+    notifications::{Notification, Source},
 };
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
 
-/// One client's conversation, from the end of its handshake to the last that it is told.
+/// The largest frame and message that a client may send: `start` needs 5 bytes, wrong words a line.
+const MESSAGE_LIMIT: usize = 4 * 1024;
+
+/// Room for `start` and for pongs, and the most that is read at once. Allocated for each connection.
+const READ_BUFFER: usize = 64;
+
+/// How many bytes of notifications are written at once: the kernel's send buffer takes no more.
+const BATCH_LIMIT: usize = 16 * 1024;
+
+/// What the server asks of its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Shutdown {
+    No,
+    /// Close, but send those clients that have said `start` what their source still has.
+    WhenSourceEnds,
+    Now,
+}
+
+impl Shutdown {
+    /// Waits until at least this much is asked, or the server is gone.
+    pub(crate) async fn wait(self, mut asked: watch::Receiver<Self>) {
+        let _ = asked.wait_for(|asked| *asked >= self).await;
+    }
+}
+
+/// One client's conversation, from the end of its handshake to the last that it is sent.
 pub(crate) struct Session<'a, S, N> {
     socket: WebSocketStream<ActivityStream<S>>,
-    peer: &'a SocketAddr,
+    peer: SocketAddr,
+    keepalive: Keepalive,
     /// When to check on the client.
     timer: Pin<&'a mut Sleep>,
-    keepalive: Keepalive,
-    /// Where notifications come from, once the client has said `start`.
+    /// Where notifications come from, until the connection closes.
     source: Option<N>,
+    has_started: bool,
     /// How many notifications were sent.
     pub(crate) pushed: u64,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
-    pub(crate) fn new(
-        socket: WebSocketStream<ActivityStream<S>>,
-        peer: &'a SocketAddr,
+    pub(crate) async fn new(
+        stream: ActivityStream<S>,
+        peer: SocketAddr,
+        source: N,
+        keepalive: Duration,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
         Self {
-            socket,
+            socket: WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await,
             peer,
+            keepalive: Keepalive::new(keepalive),
             timer,
-            keepalive: Keepalive::default(),
-            source: None,
+            source: Some(source),
+            has_started: false,
             pushed: 0,
         }
     }
 
     /// Waits for whichever comes first, again and again, until one side ends it: the next notification, a message from
-    /// the client, the time to check on a silent client, the server's stopping.
+    /// the client, the time to check on a silent client, the server's shutdown.
     pub(crate) async fn run(
         &mut self,
-        start: impl Fn() -> N,
-        mut stopping: impl Future<Output = ()> + Unpin,
+        shutdown: &watch::Receiver<Shutdown>,
     ) -> Result<Infallible, CloseReason> {
-        let heard = self.socket.get_ref().last_read();
-        self.timer.as_mut().reset(heard + SILENCE);
+        let mut stopping = pin!(Shutdown::WhenSourceEnds.wait(shutdown.clone()));
+        self.check_keepalive()?;
         loop {
             select! {
-                text = next(&mut self.source) => {
-                    self.queue(Message::Text(text.ok_or(CloseReason::EXHAUSTED)?))?;
-                    self.flush().await?;
-                    self.pushed += 1;
+                notification = next(&mut self.source, self.has_started) => {
+                    self.push(notification?).await?;
                 }
                 message = self.socket.next() => {
-                    self.on_message(message.ok_or(CloseReason::Disconnected(None))??, &start)?;
+                    self.on_message(message.ok_or(CloseReason::Disconnected(None))??)?;
                     self.flush().await?;
                 }
                 () = self.timer.as_mut() => {
                     self.check_keepalive()?;
                     self.flush().await?;
                 }
-                () = &mut stopping => return Err(CloseReason::STOPPING),
+                () = &mut stopping => {
+                    if !self.has_started || *shutdown.borrow() == Shutdown::Now {
+                        return Err(CloseReason::stopping());
+                    }
+                    stopping.set(Shutdown::Now.wait(shutdown.clone()));
+                }
             }
         }
     }
 
-    fn on_message(&mut self, message: Message, start: impl Fn() -> N) -> Result<(), CloseReason> {
+    /// Sends the notification, and with it what else is there already.
+    async fn push(&mut self, notification: Notification) -> Result<(), CloseReason> {
+        let mut next = Some(notification);
+        let mut size = 0;
+        while let Some(notification) = next {
+            let frame = notification.into_frame();
+            size += frame.len();
+            self.socket.get_mut().queue(frame);
+            self.pushed += 1;
+            let source = self.source.as_mut().filter(|_| size < BATCH_LIMIT);
+            next = source.and_then(Source::try_next);
+        }
+        self.flush().await
+    }
+
+    fn on_message(&mut self, message: Message) -> Result<(), CloseReason> {
         match message {
-            Message::Text(text) => self.on_text(&text, start),
+            Message::Text(text) => self.on_text(&text),
             Message::Binary(_) => {
-                self.queue(Message::text(NO_BINARY))?;
-                Err(CloseReason::BINARY)
+                self.send(Message::text(NO_BINARY))?;
+                Err(CloseReason::binary())
             }
             Message::Close(frame) => Err(CloseReason::ByClient(frame.map(|frame| frame.code))),
             // tungstenite has an answer to a ping ready.
@@ -106,92 +160,112 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    fn on_text(&mut self, text: &str, start: impl Fn() -> N) -> Result<(), CloseReason> {
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         debug!(peer = %self.peer, ?text, "received text");
-        if self.source.is_some() {
+        if self.has_started {
             return Ok(());
         }
         if text.trim_matches(['\r', '\n']) != START {
-            return self.queue(Message::text(WRONG_WORD));
+            return self.send(Message::text(WRONG_WORD));
         }
-        self.source = Some(start());
+        self.has_started = true;
+        if let Some(source) = &mut self.source {
+            source.start();
+        }
         Ok(())
     }
 
     fn check_keepalive(&mut self) -> Result<(), CloseReason> {
-        let heard = self.socket.get_ref().last_read();
-        let (verdict, due) = self.keepalive.check(heard, self.timer.deadline());
-        self.timer.as_mut().reset(due);
+        let stream = self.socket.get_ref();
+        let (verdict, next) = self
+            .keepalive
+            .check(stream.last_read(), stream.last_write());
+        self.timer.as_mut().reset(next);
         match verdict {
             Verdict::Active => Ok(()),
-            Verdict::SendPing => self.queue(Message::Ping(Bytes::new())),
+            Verdict::SendPing => self.send(Message::Ping(Bytes::new())),
             Verdict::Dead => Err(CloseReason::PingTimeout),
         }
     }
 
-    /// Tells the client why, if it is still there to be told, and lets it close too.
-    pub(crate) async fn close(&mut self, end: &CloseReason) {
-        let said = match end {
+    /// Sends the client the reason, if it is still there, and lets it close too.
+    pub(crate) async fn close(&mut self, reason: &CloseReason) {
+        // Others are not to wait for what this client takes no more.
+        self.source = None;
+        let sent = match reason {
             CloseReason::Disconnected(_) | CloseReason::PingTimeout | CloseReason::WriteTimeout => {
                 return;
             }
             // tungstenite has answered already.
             CloseReason::ByClient(_) => Ok(()),
-            CloseReason::ByServer(code, reason) => self.queue(Message::Close(Some(CloseFrame {
-                code: *code,
-                reason: reason.as_ref().into(),
-            }))),
+            CloseReason::ByServer(frame) => self.send(Message::Close(Some(frame.clone()))),
         };
         // What fails here has no consequence: the connection is over.
-        if said.is_ok() && self.flush().await.is_ok() {
+        if sent.is_ok() && self.flush().await.is_ok() {
             linger(self.socket.get_mut()).await;
         }
     }
 
     /// Hands a message to the socket, which keeps what it can't send at once.
-    fn queue(&mut self, message: Message) -> Result<(), CloseReason> {
+    fn send(&mut self, message: Message) -> Result<(), CloseReason> {
         Ok(self.socket.start_send_unpin(message)?)
     }
 
-    /// Finishes sending what was said and what tungstenite has answered.
+    /// Finishes sending what was queued and what tungstenite has answered.
     async fn flush(&mut self) -> Result<(), CloseReason> {
         // Nearly every write goes at once, and sets no timer. One that tokio's budget for the task put off would look like
         // a client that does not read.
         if let Poll::Ready(result) = poll!(unconstrained(self.socket.flush())) {
             return Ok(result?);
         }
-        let waiting = Instant::now();
-        let mut since = waiting;
-        loop {
-            // In a box, to take no memory while the client reads.
-            let flushed = Box::pin(timeout_at(since + WRITE_TIMEOUT, self.socket.flush())).await;
-            if let Ok(result) = flushed {
-                self.after_stall(waiting.elapsed());
-                return Ok(result?);
-            }
-            let written = self.socket.get_ref().last_write();
-            if written <= since {
-                return Err(CloseReason::WriteTimeout);
-            }
-            since = written;
+        if let Some(source) = &mut self.source {
+            source.pause();
         }
+        let paused = Instant::now();
+        // In a box, to take no memory while the client reads.
+        Box::pin(self.flush_slowly()).await?;
+        if let Some(source) = &mut self.source {
+            source.resume();
+        }
+        // A client was not silent while nobody listened.
+        let due = self.timer.deadline() + paused.elapsed();
+        self.timer.as_mut().reset(due);
+        Ok(())
     }
 
-    /// The client kept a write waiting and reads again: what came due meanwhile is left out, and the check on a silent
-    /// client is put off by the time in which nobody listened.
-    fn after_stall(&mut self, waited: Duration) {
-        if let Some(source) = &mut self.source {
-            source.skip_missed();
+    /// Waits for a client that does not read, for as long as it makes progress.
+    async fn flush_slowly(&mut self) -> Result<(), CloseReason> {
+        let mut since = Instant::now();
+        loop {
+            if let Ok(result) = timeout_at(since + WRITE_TIMEOUT, self.socket.flush()).await {
+                return Ok(result?);
+            }
+            let last_write = self.socket.get_ref().last_write();
+            if last_write <= since {
+                return Err(CloseReason::WriteTimeout);
+            }
+            since = last_write;
         }
-        let due = self.timer.deadline() + waited;
-        self.timer.as_mut().reset(due);
     }
 }
 
-/// The next notification, or for ever nothing before `start`.
-async fn next<N: Source>(source: &mut Option<N>) -> Option<Utf8Bytes> {
+/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
+/// written needs none: a flush follows every message, and only what is sent last is two.
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_frame_size(Some(MESSAGE_LIMIT))
+        .max_message_size(Some(MESSAGE_LIMIT))
+}
+
+/// The next notification; none comes before `start`.
+async fn next<N: Source>(
+    source: &mut Option<N>,
+    has_started: bool,
+) -> Result<Notification, CloseReason> {
     match source {
-        Some(source) => source.next().await,
-        None => pending().await,
+        Some(source) if has_started => Ok(source.next().await?),
+        _ => pending().await,
     }
 }

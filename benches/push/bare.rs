@@ -17,7 +17,7 @@ use mio::{
 };
 use tokio::runtime::Builder;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use wspush::{options::HostPort, server::listen::listen};
+use wspush::{HostPort, listen};
 
 use crate::Result;
 

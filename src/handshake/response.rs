@@ -71,7 +71,7 @@ impl Response {
         }
     }
 
-    pub(crate) fn too_many_connections(limit: u32) -> Self {
+    pub(crate) fn too_many_connections(limit: usize) -> Self {
         let seconds = RETRY_AFTER.as_secs();
         let fields = format!("{CLOSE}Retry-After: {seconds}\r\n");
         let reason = format!("All {limit} connections are in use. Try again in {seconds} seconds.");
@@ -116,6 +116,14 @@ impl Response {
         Self::refusal("403 Forbidden", CLOSE, reason)
     }
 
+    pub(crate) fn internal_server_error() -> Self {
+        Self::refusal(
+            "500 Internal Server Error",
+            CLOSE,
+            "The server failed. Try again later.",
+        )
+    }
+
     /// Why the request was refused; `None` for the page.
     pub(crate) fn reason(&self) -> Option<&str> {
         match &self.content {
@@ -151,6 +159,37 @@ impl fmt::Display for Response {
             "HTTP/1.1 {status}\r\nDate: {date}\r\n{fields}X-Content-Type-Options: nosniff\r\n\
              {content_type}Content-Length: {length}\r\n\r\n{body}{line_break}"
         )
+    }
+}
+
+/// Why a source takes no client that has made a good handshake.
+#[derive(Debug)]
+pub struct Rejection(Response);
+
+impl Rejection {
+    /// 401, with the challenge that the client is to answer, such as `Bearer` (RFC 9110 §11.6.1).
+    #[must_use]
+    pub fn unauthorized(challenge: &str, reason: impl Into<Cow<'static, str>>) -> Self {
+        let fields = format!("{CLOSE}WWW-Authenticate: {challenge}\r\n");
+        Self(Response::refusal("401 Unauthorized", fields, reason))
+    }
+
+    /// 403: it may not have what it asks for.
+    #[must_use]
+    pub fn forbidden(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self(Response::refusal("403 Forbidden", CLOSE, reason))
+    }
+
+    /// 404: there is nothing at this path.
+    #[must_use]
+    pub fn not_found(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self(Response::refusal("404 Not Found", CLOSE, reason))
+    }
+}
+
+impl From<Rejection> for Response {
+    fn from(Rejection(response): Rejection) -> Self {
+        response
     }
 }
 

@@ -1,11 +1,19 @@
 //! Listening on every address of a host, with what the connections inherit.
 
-use std::{collections::BTreeSet, fmt, io, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    future::Future,
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
 
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
+};
 use tracing::info;
-
-use crate::options::HostPort;
 
 /// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
 /// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
@@ -15,7 +23,83 @@ const BACKLOG: u32 = 4096;
 /// is up to 1,800 notifications.
 const SEND_BUFFER: u32 = 16 * 1024;
 
-/// Listens on every address that the host resolves to. An address that this machine does not have is passed over.
+/// Where connections come from: TCP, or what a program puts in its place, such as TLS over it.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Accepts the next connection. Cancel safe: a connection that was not returned is not lost.
+    ///
+    /// # Errors
+    ///
+    /// When there is none to be had, for want of descriptors or memory, or since the client has left by then.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// Has a connection whose peer is gone end without waiting for the peer to take what was sent last.
+    fn reset(_stream: &Self::Stream) {}
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send {
+        TcpListener::accept(self)
+    }
+
+    fn reset(stream: &TcpStream) {
+        // Fails for no socket that could still hold anything back.
+        let _ = stream.set_zero_linger();
+    }
+}
+
+/// A host name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name, an IPv4 address, or an IPv6 address without its brackets.
+    pub host: String,
+    /// 0 lets the system pick one.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = &'static str;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected HOST:PORT, for example localhost:8080, 0.0.0.0:80 or [::1]:8080";
+        let (host, port) = value.rsplit_once(':').ok_or(EXPECTED)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').filter(|address| is_ipv6(address)),
+            None => Some(host).filter(|host| !host.is_empty() && !host.contains([':', ']'])),
+        };
+        let port = Some(port).filter(|port| !port.starts_with('+'));
+        Ok(Self {
+            host: host.ok_or(EXPECTED)?.to_owned(),
+            port: port
+                .and_then(|port| port.parse().ok())
+                .ok_or("the port must be a number from 0 to 65535, for example localhost:8080")?,
+        })
+    }
+}
+
+/// An IPv6 address, with its zone or without (`fe80::1%eth0`).
+fn is_ipv6(address: &str) -> bool {
+    let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
+    address.parse::<Ipv6Addr>().is_ok()
+}
+
+/// Listens on every address that the host resolves to. An address that this machine does not have is skipped.
 ///
 /// # Errors
 ///
@@ -45,7 +129,7 @@ fn listen_on_each(addresses: BTreeSet<SocketAddr>) -> io::Result<Vec<TcpListener
         return Err(error);
     }
     for error in skipped {
-        info!(%error, "passed over");
+        info!(%error, "skipped: address not available");
     }
     Ok(listeners)
 }
@@ -79,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_that_the_machine_does_not_have_is_passed_over_as_long_as_one_remains() {
+    async fn an_address_that_the_machine_does_not_have_is_skipped_as_long_as_one_remains() {
         // Of RFC 5737, which no machine has.
         let [own, foreign] = ["127.0.0.1:0", "192.0.2.1:0"].map(|address| address.parse().unwrap());
         assert_eq!(listen_on_each([foreign, own].into()).unwrap().len(), 1);

@@ -1,10 +1,8 @@
 //! The contract's "How a connection ends".
 
-mod common;
-
 use std::{net::SocketAddr, time::Duration};
 
-use common::{
+use crate::common::{
     BINARY, CLOSE, CONTINUED, Client, PING, PONG, Server, TEXT, assert_elapsed, close, connect,
     frame, pipe, pipe_from, upgraded,
 };
@@ -14,14 +12,14 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
-use wspush::notifications::{Source, Utf8Bytes};
+use wspush::{CloseCode, CloseFrame, Config, Notification, Source};
 
 /// The first fragment of a text.
 const FRAGMENT: u8 = TEXT & !CONTINUED;
 
 /// Sends each cause to a connection of its own, and expects a Close frame with the code.
 async fn assert_closed(code: u16, causes: &[Vec<u8>]) {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     for cause in causes {
         let mut client = upgraded(server.address).await;
         client.write(cause).await;
@@ -42,7 +40,7 @@ async fn the_clients_own_close_code_comes_back_then_the_server_closes() {
 
 #[tokio::test]
 async fn a_close_without_a_code_is_answered_without_one() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
     client.send(CLOSE, "").await;
     assert_eq!(client.receive().await, (CLOSE, vec![]));
@@ -136,7 +134,7 @@ async fn a_frame_or_a_message_over_4_kib_is_closed_with_1009() {
         ],
     )
     .await;
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
     for largest in [frame(TEXT, whole), [halves, frame(CONTINUED, "")].concat()] {
         client.write(largest).await;
@@ -153,7 +151,7 @@ async fn a_header_that_claims_more_than_there_is_memory_is_closed_with_1009_at_o
 
 #[tokio::test]
 async fn binary_is_closed_with_1003_also_in_fragments() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
     client.send(BINARY & !CONTINUED, "x").await;
     client.send(CONTINUED, "\u{e9}").await;
@@ -167,32 +165,55 @@ async fn binary_is_closed_with_1003_also_in_fragments() {
 struct Exhausted;
 
 impl Source for Exhausted {
-    async fn next(&mut self) -> Option<Utf8Bytes> {
-        None
-    }
+    fn start(&mut self) {}
 
-    fn skip_missed(&mut self) {}
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        Err(CloseFrame {
+            code: CloseCode::Normal,
+            reason: "no more".into(),
+        })
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000() {
-    let mut client = pipe_from(4096, || Exhausted).0.upgraded().await;
+    let (client, _connection) = pipe_from(4096, || Exhausted);
+    let mut client = client.upgraded().await;
     client.say("start").await;
     client.expect_close(1000, "nothing to push").await;
 }
 
+/// Panics where it is asked to.
+struct Panicking;
+
+impl Source for Panicking {
+    fn start(&mut self) {}
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        panic!("a source may have a bug")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_source_closes_its_connection_with_1011() {
+    let (client, _connection) = pipe_from(4096, || Panicking);
+    let mut client = client.upgraded().await;
+    client.say("start").await;
+    client.expect_close(1011, "a panic").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
-    for sent in [vec![], b"GET /".to_vec(), common::HANDSHAKE.into()] {
+    for sent in [vec![], b"GET /".to_vec(), crate::common::HANDSHAKE.into()] {
         for started in [false, true] {
-            let (mut client, connection) = pipe(4096, 1.0);
+            let (mut client, mut connection) = pipe(4096, 1.0);
             let start = Instant::now();
             client.write(&sent).await;
             if started {
                 client.say("start").await;
             }
             drop(client);
-            connection.await.unwrap();
+            connection.wait().await;
             assert_elapsed(start, 0.0);
         }
     }
@@ -200,7 +221,14 @@ async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
 
 #[tokio::test]
 async fn the_slot_of_a_client_that_vanishes_is_free_for_the_next_one() {
-    let server = Server::start(&["--max-connections", "1"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            max_connections: 1,
+            ..Config::default()
+        },
+    )
+    .await;
     for vanish in ["reset", "end of file", "reset in the handshake"] {
         let client = match vanish {
             "reset in the handshake" => connect(server.address).await,
@@ -219,7 +247,7 @@ async fn upgraded_at_last(server: SocketAddr) -> Client<TcpStream> {
     let trying = async {
         loop {
             let mut client = connect(server).await;
-            if client.ask(common::HANDSHAKE).await.status == 101 {
+            if client.ask(crate::common::HANDSHAKE).await.status == 101 {
                 return client;
             }
         }
@@ -230,7 +258,7 @@ async fn upgraded_at_last(server: SocketAddr) -> Client<TcpStream> {
 
 #[tokio::test]
 async fn what_the_server_said_last_is_not_lost_though_the_client_keeps_sending() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let flood = vec![b'x'; 1024 * 1024];
     let mut client = upgraded(server.address).await;
     client.write(b"\x81\x05start").await;
@@ -248,7 +276,7 @@ async fn what_the_server_said_last_is_not_lost_though_the_client_keeps_sending()
 async fn after_its_last_word_the_server_half_closes_and_waits_2_s_for_the_peer_to_close() {
     for last in ["close", "refusal"] {
         for closes in [false, true] {
-            let (mut client, connection) = pipe(4096, 1.0);
+            let (mut client, mut connection) = pipe(4096, 1.0);
             let start = Instant::now();
             if last == "close" {
                 client = client.upgraded().await;
@@ -260,7 +288,7 @@ async fn after_its_last_word_the_server_half_closes_and_waits_2_s_for_the_peer_t
             if closes {
                 client.stream.shutdown().await.unwrap();
             }
-            connection.await.unwrap();
+            connection.wait().await;
             assert_elapsed(start, if closes { 0.0 } else { 2.0 });
         }
     }
@@ -268,7 +296,7 @@ async fn after_its_last_word_the_server_half_closes_and_waits_2_s_for_the_peer_t
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_keeps_sending_is_listened_to_for_2_s_and_no_longer() {
-    let (client, connection) = pipe(64, 1.0);
+    let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
     client.write(b"\x81\0").await;
@@ -279,7 +307,7 @@ async fn a_peer_that_keeps_sending_is_listened_to_for_2_s_and_no_longer() {
         }
     };
     let end = async {
-        connection.await.unwrap();
+        connection.wait().await;
         assert_elapsed(start, 2.0);
     };
     join!(flood, end);

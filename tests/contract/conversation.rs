@@ -1,7 +1,5 @@
 //! The contract's "The conversation".
 
-mod common;
-
 use std::{
     future::pending,
     sync::{
@@ -11,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, frame, pipe, pipe_from,
     upgraded,
 };
@@ -20,10 +18,7 @@ use tokio::{
     net::TcpSocket,
     time::{Instant, advance, sleep},
 };
-use wspush::{
-    notifications::{Source, Utf8Bytes},
-    server::listen::listen,
-};
+use wspush::{CloseFrame, Config, Notification, Source, listen};
 
 const WRONG_WORD: &str = "You did not say the magic word!";
 
@@ -36,7 +31,8 @@ async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
         "\n\r\nstart",
         "\rstart\n\n",
     ] {
-        let mut client = pipe(4096, 1.0).0.upgraded().await;
+        let (client, _connection) = pipe(4096, 1.0);
+        let mut client = client.upgraded().await;
         client.say(start).await;
         client.expect("Notification 1").await;
     }
@@ -44,7 +40,8 @@ async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     for text in [
         "",
         "\n",
@@ -64,7 +61,8 @@ async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
 
 #[tokio::test(start_paused = true)]
 async fn notification_1_comes_at_once() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     // Between two ticks of tokio's timers, which count milliseconds.
     advance(Duration::from_micros(300)).await;
     let start = Instant::now();
@@ -76,7 +74,8 @@ async fn notification_1_comes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_without_drift() {
     for (interval, count) in [(2.0, 1800), (1.0 / 3.0, 10_800), (0.001, 5000), (3600.0, 2)] {
-        let mut client = pipe(4096, interval).0.upgraded().await;
+        let (client, _connection) = pipe(4096, interval);
+        let mut client = client.upgraded().await;
         sleep(Duration::from_secs_f64(1.7)).await;
         let start = Instant::now();
         client.say("start").await;
@@ -89,7 +88,7 @@ async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_withou
 
 #[tokio::test]
 async fn notifications_are_counted_for_each_connection_on_its_own() {
-    let server = Server::start(&["--interval", "0.005"]).await;
+    let server = Server::start(0.005, Config::default()).await;
     let mut first = upgraded(server.address).await;
     first.say("start").await;
     first.expect_notifications(1..=20).await;
@@ -102,7 +101,8 @@ async fn notifications_are_counted_for_each_connection_on_its_own() {
 #[tokio::test(start_paused = true)]
 async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
     for started in [false, true] {
-        let mut client = pipe(4096, 60.0).0.upgraded().await;
+        let (client, _connection) = pipe(4096, 60.0);
+        let mut client = client.upgraded().await;
         if started {
             client.say("start").await;
             client.expect("Notification 1").await;
@@ -117,7 +117,8 @@ async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
 
 #[tokio::test(start_paused = true)]
 async fn text_while_notifications_flow_is_read_and_ignored() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     let start = Instant::now();
     client.say("start").await;
     for number in 1..100 {
@@ -131,7 +132,8 @@ async fn text_while_notifications_flow_is_read_and_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     let longest = [0xFF; 125];
     for payload in [&b""[..], b"ping", &longest] {
         client.send(PING, payload).await;
@@ -150,7 +152,8 @@ async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     client.send(TEXT & !CONTINUED, "st").await;
     client.send(PING, "between").await;
     assert_eq!(client.receive().await, (PONG, b"between".to_vec()));
@@ -162,7 +165,8 @@ async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together
 
 #[tokio::test(start_paused = true)]
 async fn utf_8_may_be_split_over_fragments() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     client.send(TEXT & !CONTINUED, b"\xF0\x9F").await;
     client.send(0, b"\xA6").await;
     client.send(CONTINUED, b"\x80").await;
@@ -172,7 +176,8 @@ async fn utf_8_may_be_split_over_fragments() {
 #[tokio::test(start_paused = true)]
 async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
     // Holds four of the frames, which have 16 bytes each: the fifth waits.
-    let mut client = pipe(64, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(64, 1.0);
+    let mut client = client.upgraded().await;
     let start = Instant::now();
     client.say("start").await;
     sleep(Duration::from_millis(9500)).await;
@@ -186,7 +191,8 @@ async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
 
 #[tokio::test(start_paused = true)]
 async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
-    let mut client = pipe(64, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(64, 1.0);
+    let mut client = client.upgraded().await;
     let start = Instant::now();
     client.say("start").await;
     client.expect("Notification 1").await;
@@ -199,36 +205,38 @@ async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
     }
 }
 
-/// Tells whether it was to leave something out.
-struct Telling(Arc<AtomicBool>);
+/// Notes whether it was paused.
+struct Pausing(Arc<AtomicBool>);
 
-impl Source for Telling {
-    async fn next(&mut self) -> Option<Utf8Bytes> {
+impl Source for Pausing {
+    fn start(&mut self) {}
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
         pending().await
     }
 
-    fn skip_missed(&mut self) {
+    fn pause(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 #[tokio::test]
 async fn nothing_is_left_out_for_a_client_that_reads_however_many_pings_it_sends() {
-    let skipped = Arc::new(AtomicBool::new(false));
-    let telling = Arc::clone(&skipped);
-    let (client, _) = pipe_from(100_000, move || Telling(Arc::clone(&telling)));
+    let paused = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&paused);
+    let (client, _connection) = pipe_from(100_000, move || Pausing(Arc::clone(&noted)));
     let mut client = client.upgraded().await;
     client.say("start").await;
     client.write(frame(PING, "").repeat(1000)).await;
     for _ in 0..1000 {
         assert_eq!(client.receive().await.0, PONG);
     }
-    assert!(!skipped.load(Ordering::Relaxed));
+    assert!(!paused.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
 async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_follows() {
-    let server = Server::start(&["--interval", "0.001"]).await;
+    let server = Server::start(0.001, Config::default()).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = connect(server.address).await;
@@ -250,13 +258,13 @@ async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_fol
 #[tokio::test(start_paused = true)]
 async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte() {
     for progress in [0.0, 0.5, 5.0, 59.0] {
-        let (client, connection) = pipe(64, 1.0);
+        let (client, mut connection) = pipe(64, 1.0);
         let mut client = client.upgraded().await;
         client.say("start").await;
         sleep(Duration::from_secs_f64(4.0 + progress)).await;
         client.stream.read_u8().await.unwrap();
         let last = Instant::now();
-        connection.await.unwrap();
+        connection.wait().await;
         assert_elapsed(last, 60.0);
     }
 }
@@ -274,17 +282,17 @@ async fn the_kernel_keeps_at_most_a_small_send_buffer_and_delays_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_without_progress_for_60_s_ends_the_connection() {
-    let (client, connection) = pipe(64, 1.0);
+    let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
     client.say("start").await;
-    connection.await.unwrap();
+    connection.wait().await;
     assert_elapsed(start, 64.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_makes_way_however_slowly_does_not_end_the_connection() {
-    let (client, connection) = pipe(64, 1.0);
+    let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     client.say("start").await;
     // The fifth frame of 16 bytes waits from the fourth second on.
@@ -292,14 +300,14 @@ async fn a_write_that_makes_way_however_slowly_does_not_end_the_connection() {
     for _ in 0..15 {
         sleep(Duration::from_secs(1)).await;
         client.stream.read_u8().await.unwrap();
-        assert!(!connection.is_finished());
+        assert!(!connection.is_over());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_more() {
     for said in [0, 5] {
-        let (client, connection) = pipe(4096, 3600.0);
+        let (client, mut connection) = pipe(4096, 3600.0);
         let mut client = client.upgraded().await;
         sleep(Duration::from_secs(said)).await;
         let last = Instant::now();
@@ -310,14 +318,14 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
         assert_eq!(client.receive().await.0, PING);
         assert_elapsed(last, 20.0);
         client.expect_end().await;
-        connection.await.unwrap();
+        connection.wait().await;
         assert_elapsed(last, 40.0);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
-    let (client, connection) = pipe(20, 7.0);
+    let (client, mut connection) = pipe(20, 7.0);
     let mut client = client.upgraded().await;
     client.say("start").await;
     client.expect_notifications(1..=3).await;
@@ -326,15 +334,16 @@ async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
     // The fifth notification does not fit beside the fourth: it waits from 8 s after the ping on.
     sleep(Duration::from_secs(16)).await;
     client.stream.read_to_end(&mut vec![]).await.unwrap();
-    connection.await.unwrap();
+    connection.wait().await;
     assert_elapsed(pinged, 28.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn whatever_comes_from_a_client_puts_the_ping_off() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     let mut start = Instant::now();
-    for byte in common::frame(PONG, "unasked") {
+    for byte in crate::common::frame(PONG, "unasked") {
         sleep(Duration::from_secs(19)).await;
         start = Instant::now();
         client.write([byte]).await;
@@ -345,7 +354,8 @@ async fn whatever_comes_from_a_client_puts_the_ping_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_says_start_may_stay_as_long_as_it_answers_pings() {
-    let mut client = pipe(4096, 1.0).0.upgraded().await;
+    let (client, _connection) = pipe(4096, 1.0);
+    let mut client = client.upgraded().await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(12 * 3600) {
         let (first, payload) = client.receive().await;

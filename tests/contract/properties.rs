@@ -1,11 +1,9 @@
 //! For whatever a client sends, split wherever it may be: what the server says is what a small model of the
 //! contract has it say. `PROPTEST_CASES` sets how much is tried.
 
-mod model;
-
 use std::time::Duration;
 
-use model::{
+use crate::model::{
     client::{Ending, REQUEST, Script, connect, converse},
     conversation::check,
     frame::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT, mask},

@@ -1,16 +1,16 @@
 //! A client that sends given bytes at given times, and notes what comes when. For a paused clock.
 
-use std::{cell::RefCell, future::pending, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, future::pending, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, split},
     runtime, select,
-    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
-use wspush::{connection::Service, notifications::Notifications};
+use wspush::{Config, Notifications, Server};
+
+use crate::common::Pipes;
 
 /// The clock's grain.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -83,32 +83,27 @@ struct Client {
     write: WriteHalf<DuplexStream>,
     connected: Instant,
     served: JoinHandle<Instant>,
-    stop: oneshot::Sender<()>,
+    server: Server,
 }
 
 impl Client {
     fn connect(script: &Script) -> Self {
-        let (client, server) = duplex(script.pipe);
+        let (pipes, listener) = Pipes::new();
+        let (client, ended) = pipes.connect(script.pipe);
         let (read, write) = split(client);
-        let (stop, stopped) = oneshot::channel();
-        let stopping = async {
-            if stopped.await.is_err() {
-                pending::<()>().await;
-            }
-        };
         let interval = script.interval;
-        let start = move || Notifications::every(interval);
-        let service = Service::new(vec![], vec![], start, stopping.boxed().shared());
+        let server = Server::start(vec![listener], Config::default(), move |_| {
+            Ok(Notifications::every(interval))
+        });
         Self {
             read,
             write,
             connected: Instant::now(),
             served: tokio::spawn(async move {
-                let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-                service.serve(server, &peer).await;
+                let _ = ended.await;
                 Instant::now()
             }),
-            stop,
+            server,
         }
     }
 
@@ -131,7 +126,7 @@ impl Client {
             mut write,
             connected,
             mut served,
-            stop,
+            server,
         } = self;
         let heard = RefCell::new(Vec::new());
         let listening = async {
@@ -153,7 +148,7 @@ impl Client {
             if script.ending == Ending::Stop {
                 // What came in the same instant need not have been read.
                 pause(TICK).await;
-                let _ = stop.send(());
+                tokio::spawn(server.shutdown());
             }
             if script.ending == Ending::HalfClose {
                 let _ = write.shutdown().await;

@@ -1,12 +1,11 @@
 //! The contract's "The opening handshake".
 
-mod common;
-
-use common::{
+use crate::common::{
     Answer, HANDSHAKE, Server, TEXT, ask, assert_elapsed, connect, frame, handshake_with, pipe,
     upgraded,
 };
 use tokio::{io::AsyncWriteExt, time::Instant, time::sleep};
+use wspush::Config;
 
 const TOO_LARGE: u16 = 431;
 
@@ -44,7 +43,7 @@ fn handshake_with_fields(count: usize) -> String {
 
 #[tokio::test]
 async fn the_accept_key_is_that_of_rfc_6455_and_nothing_else_is_negotiated() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let offer =
         "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt";
     let answer = ask(server.address, handshake_with(offer)).await;
@@ -57,7 +56,7 @@ async fn the_accept_key_is_that_of_rfc_6455_and_nothing_else_is_negotiated() {
 
 #[tokio::test]
 async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepted() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let accepted = async |from: &str, to: &str| {
         assert!(HANDSHAKE.contains(from), "{from}");
         let answer = ask(server.address, HANDSHAKE.replace(from, to)).await;
@@ -87,7 +86,7 @@ async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepte
 #[tokio::test]
 async fn a_standard_client_shakes_hands_and_is_pushed_to() {
     use futures_util::{SinkExt, StreamExt};
-    let server = Server::start(&["--interval", "0.01"]).await;
+    let server = Server::start(0.01, Config::default()).await;
     let url = format!("ws://{}/", server.address);
     let stream = connect(server.address).await.stream;
     let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
@@ -101,7 +100,14 @@ async fn a_standard_client_shakes_hands_and_is_pushed_to() {
 
 #[tokio::test]
 async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
-    let server = Server::start(&["--max-connections", "1"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            max_connections: 1,
+            ..Config::default()
+        },
+    )
+    .await;
     let _first = upgraded(server.address).await;
     for request in [HANDSHAKE, "POST / HTTP/1.0\r\n\r\n", "nonsense\r\n\r\n"] {
         assert_refused(&ask(server.address, request).await, 503, "Retry-After: ");
@@ -110,7 +116,14 @@ async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
 
 #[tokio::test]
 async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused() {
-    let server = Server::start(&["--max-connections", "1"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            max_connections: 1,
+            ..Config::default()
+        },
+    )
+    .await;
     let first = upgraded(server.address).await;
     let mut refused = Vec::new();
     // As many as are told so at once, each for 2 s.
@@ -127,7 +140,14 @@ async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused()
 
 #[tokio::test]
 async fn connections_still_in_their_handshake_count_for_max_connections() {
-    let server = Server::start(&["--max-connections", "2"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            max_connections: 2,
+            ..Config::default()
+        },
+    )
+    .await;
     let mut first = connect(server.address).await;
     first.write("GET").await;
     let _second = connect(server.address).await;
@@ -137,7 +157,7 @@ async fn connections_still_in_their_handshake_count_for_max_connections() {
 #[tokio::test(start_paused = true)]
 async fn a_head_not_complete_within_10_s_of_the_connection_is_answered_with_408() {
     for dribble in ["", "G", "GET / HTTP/1.1\r\n"] {
-        let (mut client, _) = pipe(4096, 1.0);
+        let (mut client, _connection) = pipe(4096, 1.0);
         let connected = Instant::now();
         for byte in dribble.chars() {
             client.write(byte.to_string()).await;
@@ -150,7 +170,7 @@ async fn a_head_not_complete_within_10_s_of_the_connection_is_answered_with_408(
 
 #[tokio::test]
 async fn what_is_not_http_at_all_or_a_malformed_head_is_answered_with_400() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let tls_hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
     let http_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let target = HANDSHAKE.replace("GET /", "GET nowhere");
@@ -177,7 +197,7 @@ async fn what_is_not_http_at_all_or_a_malformed_head_is_answered_with_400() {
 
 #[tokio::test]
 async fn a_head_that_ends_too_early_is_answered_with_400() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let mut client = connect(server.address).await;
     client.write("GET / HTTP/1.1\r\n").await;
     client.stream.shutdown().await.unwrap();
@@ -186,7 +206,7 @@ async fn a_head_that_ends_too_early_is_answered_with_400() {
 
 #[tokio::test]
 async fn a_head_over_64_kib_is_answered_with_431() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let largest = ask(server.address, handshake_of(64 * 1024)).await;
     assert_eq!(largest.status, 101, "{largest:?}");
     for size in [64 * 1024 + 1, 1024 * 1024] {
@@ -203,7 +223,7 @@ async fn a_head_over_64_kib_is_answered_with_431() {
 
 #[tokio::test]
 async fn a_head_with_over_124_fields_is_answered_with_431() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let most = ask(server.address, handshake_with_fields(124)).await;
     assert_eq!(most.status, 101, "{most:?}");
     let answer = ask(server.address, handshake_with_fields(125)).await;
@@ -214,18 +234,20 @@ async fn a_head_with_over_124_fields_is_answered_with_431() {
 async fn a_head_may_come_in_pieces_of_any_size_byte_by_byte_too() {
     // The pipe holds one piece.
     for (piece, size) in [(1, 200), (1, 9000), (3, 1000), (127, 9000)] {
-        let whole = pipe(piece, 1.0).0.ask(handshake_of(size)).await;
+        let (mut client, _connection) = pipe(piece, 1.0);
+        let whole = client.ask(handshake_of(size)).await;
         assert_eq!(whole.status, 101, "{piece} {size}: {whole:?}");
     }
     let empty_lines = "\r\n".repeat(32 * 1024);
-    let answer = pipe(1, 1.0).0.ask(empty_lines).await;
+    let (mut client, _connection) = pipe(1, 1.0);
+    let answer = client.ask(empty_lines).await;
     assert_refused(&answer, TOO_LARGE, "lines");
 }
 
 #[tokio::test]
 async fn a_method_other_than_get_and_head_or_a_head_that_attempts_a_handshake_is_answered_with_405()
 {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     for method in ["HEAD", "POST", "OPTIONS", "CONNECT", "get", "PURGE"] {
         let request = HANDSHAKE.replace("GET", method);
         let answer = ask(server.address, request).await;
@@ -235,7 +257,7 @@ async fn a_method_other_than_get_and_head_or_a_head_that_attempts_a_handshake_is
 
 #[tokio::test]
 async fn http_1_0_is_answered_with_426() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let request = HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0");
     let answer = ask(server.address, request).await;
     assert_refused(&answer, 426, "HTTP/1.0");
@@ -244,7 +266,7 @@ async fn http_1_0_is_answered_with_426() {
 
 #[tokio::test]
 async fn bytes_behind_the_head_that_came_before_the_answer_are_answered_with_400() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     // Among them the sizes of a read buffer that the head alone would fill.
     for size in [200, 512, 1000, 1023, 1024, 1025, 2048, 4096, 8192, 16384] {
         let early = [handshake_of(size).as_bytes(), &frame(TEXT, "start")].concat();
@@ -254,7 +276,7 @@ async fn bytes_behind_the_head_that_came_before_the_answer_are_answered_with_400
 
 #[tokio::test]
 async fn content_is_as_little_part_of_a_handshake_as_bytes_behind_it() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     for field in ["Content-Length: 11", "Transfer-Encoding: chunked"] {
         assert_refused(
             &ask(server.address, handshake_with(field)).await,
@@ -271,7 +293,7 @@ async fn content_is_as_little_part_of_a_handshake_as_bytes_behind_it() {
 
 #[tokio::test]
 async fn a_target_that_names_a_host_counts_in_the_place_of_host() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let absolute = |origin: &str| {
         let handshake = handshake_with(&format!("Origin: http://{origin}"));
         handshake.replacen("GET /", "GET http://named.example/", 1)
@@ -287,7 +309,7 @@ async fn a_target_that_names_a_host_counts_in_the_place_of_host() {
 
 #[tokio::test]
 async fn a_handshake_without_upgrade_is_answered_with_426() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     for (field, without, missing) in [
         ("Upgrade: websocket\r\n", "", "\"Upgrade: websocket\""),
         (
@@ -311,7 +333,14 @@ async fn a_handshake_without_upgrade_is_answered_with_426() {
 
 #[tokio::test]
 async fn what_is_no_attempt_at_a_handshake_is_answered_with_200_and_the_page() {
-    let server = Server::start(&["--allow-host", "a.example"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            allowed_hosts: vec!["a.example".parse().unwrap()],
+            ..Config::default()
+        },
+    )
+    .await;
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
     for fields in [
         "Host: localhost",
@@ -349,7 +378,14 @@ async fn what_is_no_attempt_at_a_handshake_is_answered_with_200_and_the_page() {
 
 #[tokio::test]
 async fn a_host_that_allow_host_does_not_list_is_answered_with_421() {
-    let server = Server::start(&["--allow-host", "Push.Example", "--allow-host", "::1"]).await;
+    let server = Server::start(
+        2.0,
+        Config {
+            allowed_hosts: vec!["Push.Example".parse().unwrap(), "::1".parse().unwrap()],
+            ..Config::default()
+        },
+    )
+    .await;
     for (host, status) in [
         ("push.example:8080", 101),
         ("[0::1]", 101),
@@ -366,7 +402,7 @@ async fn a_host_that_allow_host_does_not_list_is_answered_with_421() {
 
 #[tokio::test]
 async fn a_version_absent_or_not_13_is_answered_with_426_and_13() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let field = "Sec-WebSocket-Version: 13\r\n";
     for version in [
         "",
@@ -388,7 +424,7 @@ async fn a_version_absent_or_not_13_is_answered_with_426_and_13() {
 
 #[tokio::test]
 async fn a_key_absent_twice_or_not_16_bytes_in_base64_is_answered_with_400() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let field = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n";
     let fifteen = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0\r\n";
     let seventeen = "Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZXM=\r\n";
@@ -406,7 +442,7 @@ async fn a_key_absent_twice_or_not_16_bytes_in_base64_is_answered_with_400() {
 
 #[tokio::test]
 async fn no_host_or_two_are_answered_with_400() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let one = "Host: localhost\r\n";
     let two = "Host: localhost\r\nHost: localhost\r\n";
     for host in [
@@ -433,8 +469,15 @@ async fn no_host_or_two_are_answered_with_400() {
 }
 
 /// Asks with each origin as a page of it would.
-async fn assert_origins(options: &[&str], host: &str, status: u16, origins: &[&str]) {
-    let server = Server::start(options).await;
+async fn assert_origins(allowed: &[&str], host: &str, status: u16, origins: &[&str]) {
+    let config = Config {
+        allowed_origins: allowed
+            .iter()
+            .map(|origin| origin.parse().unwrap())
+            .collect(),
+        ..Config::default()
+    };
+    let server = Server::start(2.0, config).await;
     for origin in origins {
         let request = handshake_with(&format!("Origin: {origin}"));
         let request = request.replace("Host: localhost", &format!("Host: {host}"));
@@ -482,12 +525,7 @@ async fn an_origin_neither_the_servers_own_nor_allowed_is_answered_with_403() {
 
 #[tokio::test]
 async fn allowed_origins_are_let_in_besides_the_servers_own() {
-    let allow = [
-        "--allow-origin",
-        "https://app.example",
-        "--allow-origin",
-        "http://b.example:81",
-    ];
+    let allow = ["https://app.example", "http://b.example:81"];
     let let_in = [
         "https://app.example",
         "https://App.Example:443",
@@ -502,11 +540,11 @@ async fn allowed_origins_are_let_in_besides_the_servers_own() {
         "null",
     ];
     assert_origins(&allow, "localhost", 403, &foreign).await;
-    let without_host = ["--allow-origin", "file://"];
+    let without_host = ["file://"];
     assert_origins(&without_host, "localhost", 101, &["file://"]).await;
     assert_origins(&without_host, "localhost", 403, &["qrc://", "null"]).await;
     let every = ["http://evil.example", "null", "\u{e9}"];
-    assert_origins(&["--allow-origin", "*"], "localhost", 101, &every).await;
+    assert_origins(&["*"], "localhost", 101, &every).await;
 }
 
 /// A handshake of a browser, and a fault for each row: what stands in place of what, the status, and a word of the answer.
@@ -526,7 +564,7 @@ const FAULTS: [(&str, &str, u16, &str); 10] = [
 
 #[tokio::test]
 async fn where_several_rows_fit_the_first_one_counts() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let good = handshake_with("Origin: http://localhost");
     for (row, (from, to, status, word)) in FAULTS.into_iter().enumerate() {
         assert!(good.contains(from));

@@ -1,39 +1,31 @@
 //! A client that shares no code with the server, and three ways to reach a server: in process, over a pipe in memory
 //! whose clock may be paused, and as a program.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::{
+    convert::Infallible,
     fmt::Debug,
     future::{Future, pending},
+    io,
     net::SocketAddr,
-    num::NonZero,
+    pin::Pin,
     process::Stdio,
-    thread,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use clap::Parser;
 use futures_util::FutureExt;
 use tokio::{
     io::{
         AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
-        DuplexStream, duplex, split,
+        DuplexStream, ReadBuf, duplex, split,
     },
     join,
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout, Command},
-    sync::oneshot,
-    task::JoinHandle,
+    sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
-use wspush::{
-    connection::Service,
-    notifications::{Notifications, Source},
-    options::Options,
-    server::listen::listen,
-    server::run,
-};
+use wspush::{Config, Listener, Notifications, Source, listen};
 
 pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
@@ -228,48 +220,132 @@ pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Answe
     connect(address).await.ask(request).await
 }
 
-/// A connection served over a pipe that holds `size` bytes each way, and the task that serves it.
-pub(crate) fn pipe(size: usize, interval: f64) -> (Client<DuplexStream>, JoinHandle<()>) {
+/// A connection served over a pipe that holds `size` bytes each way, and the end of the connection.
+pub(crate) fn pipe(size: usize, interval: f64) -> (Client<DuplexStream>, End) {
     let interval = Duration::from_secs_f64(interval);
     pipe_from(size, move || Notifications::every(interval))
 }
 
 /// The same with another source of notifications.
-pub(crate) fn pipe_from<F, N>(size: usize, start: F) -> (Client<DuplexStream>, JoinHandle<()>)
+pub(crate) fn pipe_from<F, N>(size: usize, source: F) -> (Client<DuplexStream>, End)
 where
     F: Fn() -> N + Send + Sync + 'static,
-    N: Source + 'static,
+    N: Source,
 {
-    let (stream, theirs) = duplex(size);
-    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-    let service = Service::new(vec![], vec![], start, pending().boxed().shared());
-    let task = tokio::spawn(async move { service.serve(theirs, &peer).await });
+    let (pipes, listener) = Pipes::new();
+    let (stream, ended) = pipes.connect(size);
+    let server = wspush::Server::start(vec![listener], Config::default(), move |_| Ok(source()));
+    let end = End {
+        ended,
+        _server: server,
+    };
     let patience = FOR_EVER;
-    (Client { stream, patience }, task)
+    (Client { stream, patience }, end)
+}
+
+/// The end of a connection over a pipe.
+pub(crate) struct End {
+    ended: oneshot::Receiver<Infallible>,
+    _server: wspush::Server,
+}
+
+impl End {
+    pub(crate) async fn wait(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+
+    pub(crate) fn is_over(&mut self) -> bool {
+        (&mut self.ended).now_or_never().is_some()
+    }
+}
+
+/// What connects to a server through pipes in memory.
+pub(crate) struct Pipes(mpsc::UnboundedSender<Pipe>);
+
+/// The server's side of them.
+pub(crate) struct PipeListener(mpsc::UnboundedReceiver<Pipe>);
+
+impl Pipes {
+    pub(crate) fn new() -> (Self, PipeListener) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), PipeListener(receiver))
+    }
+
+    /// The client's side of a pipe that holds `size` bytes each way. The other end of the channel is dropped with the
+    /// server's side.
+    pub(crate) fn connect(&self, size: usize) -> (DuplexStream, oneshot::Receiver<Infallible>) {
+        let (stream, theirs) = duplex(size);
+        let (alive, ended) = oneshot::channel();
+        let pipe = Pipe {
+            stream: theirs,
+            _alive: alive,
+        };
+        assert!(self.0.send(pipe).is_ok(), "the server has stopped");
+        (stream, ended)
+    }
+}
+
+impl Listener for PipeListener {
+    type Stream = Pipe;
+
+    async fn accept(&mut self) -> io::Result<(Pipe, SocketAddr)> {
+        match self.0.recv().await {
+            Some(pipe) => Ok((pipe, SocketAddr::from(([127, 0, 0, 1], 1)))),
+            None => pending().await,
+        }
+    }
+}
+
+/// The server's side of a pipe.
+pub(crate) struct Pipe {
+    stream: DuplexStream,
+    _alive: oneshot::Sender<Infallible>,
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// A server in this process, which stops when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    _stop: oneshot::Sender<()>,
+    _server: wspush::Server,
 }
 
 impl Server {
-    pub(crate) async fn start(options: &[&str]) -> Self {
-        let arguments = ["wspush", "--listen", "127.0.0.1:0"].iter().chain(options);
-        let options = Options::try_parse_from(arguments).unwrap();
-        let listeners = listen(&options.listen).await.unwrap();
+    pub(crate) async fn start(interval: f64, config: Config) -> Self {
+        let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(async move {
-            let interval = options.interval;
-            let start = move || Notifications::every(interval);
-            let stopped = async { drop(stopped.await) };
-            run(listeners, &options, start, stopped).unwrap().await;
-        });
+        let interval = Duration::from_secs_f64(interval);
+        let new_source = move |_: &wspush::Request<'_>| Ok(Notifications::every(interval));
+        let server = wspush::Server::start(listeners, config, new_source);
         Self {
             address,
-            _stop: stop,
+            _server: server,
         }
     }
 }
@@ -292,10 +368,9 @@ pub(crate) fn under(shell: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Shell for [`under`] with so many descriptors besides the four that the program takes for each core.
+/// Shell for [`under`] with so many descriptors.
 pub(crate) fn with_descriptors(count: usize) -> String {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    format!("ulimit -n {}; exec \"$0\" \"$@\"", count + 4 * cores)
+    format!("ulimit -n {count}; exec \"$0\" \"$@\"")
 }
 
 /// The exit status, standard output and standard error of a program that ends by itself.

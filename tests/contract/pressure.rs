@@ -1,29 +1,26 @@
 //! The contract's "Under pressure".
 
-mod common;
-
 use std::{
     collections::HashSet,
     fs,
-    future::pending,
     io::pipe,
     num::NonZero,
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
-use clap::Parser;
-use common::{
+use crate::common::{
     BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
     handshake_with, under, upgraded, with_descriptors, wspush,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     join,
+    task::yield_now,
     time::sleep,
 };
-use wspush::{notifications::Notifications, options::Options, server::listen::listen, server::run};
+use wspush::{CloseFrame, Config, Notification, Request, Source, listen};
 
 /// The processor time of the program's threads, in nanoseconds.
 fn processor_time(program: &Program) -> u64 {
@@ -61,7 +58,7 @@ async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_g
 
 #[tokio::test]
 async fn one_client_misbehaves_and_no_other_sees_it() {
-    let server = Server::start(&["--interval", "0.005"]).await;
+    let server = Server::start(0.005, Config::default()).await;
     let mut good = upgraded(server.address).await;
     let misbehaviour = async {
         let mut stalled = upgraded(server.address).await;
@@ -283,45 +280,48 @@ async fn at_any_input_at_all_the_connection_ends_without_a_panic() {
             (true, noise),
             (true, frames),
         ] {
-            let (mut client, connection) = common::pipe(100_000, 1.0);
+            let (mut client, mut connection) = crate::common::pipe(100_000, 1.0);
             if upgraded {
                 client = client.upgraded().await;
             }
             client.write(input).await;
             drop(client);
-            connection.await.unwrap();
+            connection.wait().await;
         }
     }
 }
 
-/// A server that notes which thread serves each client that says `start`.
-async fn threads_that_serve(clients: usize, interval: &str) -> usize {
-    let arguments = ["wspush", "--listen", "127.0.0.1:0", "--interval", interval];
-    let options = Options::try_parse_from(arguments).unwrap();
-    let listeners = listen(&options.listen).await.unwrap();
-    let address = listeners[0].local_addr().unwrap();
-    let threads = Arc::new(Mutex::new(HashSet::new()));
-    let seen = Arc::clone(&threads);
-    let start = move || {
-        seen.lock().unwrap().insert(thread::current().id());
-        Notifications::every(Duration::from_secs(1))
-    };
-    tokio::spawn(async move { run(listeners, &options, start, pending()).unwrap().await });
-    let mut streaming = Vec::new();
-    for _ in 0..clients {
-        let mut client = upgraded(address).await;
-        client.say("start").await;
-        client.expect("Notification 1").await;
-        streaming.push(client);
+/// Works without a pause, and notes in which threads.
+struct Busy(Arc<Mutex<HashSet<ThreadId>>>);
+
+impl Source for Busy {
+    fn start(&mut self) {}
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        yield_now().await;
+        self.0.lock().unwrap().insert(thread::current().id());
+        Ok(Notification::new("work"))
     }
-    let threads = threads.lock().unwrap();
-    threads.len()
 }
 
-#[tokio::test]
-async fn one_core_serves_few_clients_and_more_than_one_serves_many() {
-    assert_eq!(threads_that_serve(150, "2").await, 1);
+#[tokio::test(flavor = "multi_thread")]
+async fn all_cores_serve_any_kind_of_load() {
+    let threads = Arc::new(Mutex::new(HashSet::new()));
+    let noted = Arc::clone(&threads);
+    let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    let new_source = move |_: &Request<'_>| Ok(Busy(Arc::clone(&noted)));
+    let _server = wspush::Server::start(listeners, Config::default(), new_source);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = upgraded(address).await;
+        client.say("start").await;
+        clients.push(client);
+    }
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = threads_that_serve(150, "0.001").await;
-    assert!(threads >= cores.min(2), "{threads} of {cores}");
+    while threads.lock().unwrap().len() < cores.min(2) {
+        for client in &mut clients {
+            client.hear().await;
+        }
+    }
 }

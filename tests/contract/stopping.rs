@@ -1,17 +1,15 @@
 //! The contract's "Stopping".
 
-mod common;
+use std::time::Duration;
 
-use std::{future::ready, net::SocketAddr, time::Duration};
-
-use common::{HANDSHAKE, PING, Program, ask, connect, frame, upgraded, wspush};
-use futures_util::FutureExt;
+use crate::common::{HANDSHAKE, PING, Pipes, Program, ask, connect, frame, upgraded, wspush};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::yield_now,
     time::{Instant, timeout},
 };
-use wspush::{connection::Service, notifications::Notifications};
+use wspush::{Config, Notifications, Server};
 
 #[tokio::test]
 async fn at_sigterm_or_sigint_every_client_gets_close_1001_and_the_exit_status_is_0() {
@@ -60,15 +58,16 @@ async fn half_done_handshakes_are_dropped() {
     assert!(log.contains("stopped cut=0"), "{log}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handshake_that_is_read_only_after_the_stop_is_dropped_too() {
     for _ in 0..20 {
-        let (mut client, theirs) = duplex(4096);
+        let (pipes, listener) = Pipes::new();
+        let (mut client, _ended) = pipes.connect(4096);
+        let new_source = |_: &wspush::Request<'_>| Ok(Notifications::every(Duration::from_secs(1)));
+        let server = Server::start(vec![listener], Config::default(), new_source);
+        yield_now().await;
         client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-        let start = || Notifications::every(Duration::from_secs(1));
-        let service = Service::new(vec![], vec![], start, ready(()).boxed().shared());
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        service.serve(theirs, &peer).await;
+        server.shutdown().await;
         assert!(client.read_u8().await.is_err());
     }
 }

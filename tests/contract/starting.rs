@@ -1,7 +1,5 @@
 //! The contract's "Starting".
 
-mod common;
-
 use std::{
     collections::BTreeSet,
     io::pipe,
@@ -10,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     HANDSHAKE, Program, Server, ask, connect, handshake_with, outcome, under, upgraded,
     with_descriptors, wspush,
 };
 use tokio::time::Instant;
+use wspush::Config;
 
 const ANY_PORT: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -225,7 +224,7 @@ async fn with_standard_output_or_standard_error_closed_or_broken_the_server_runs
 
 #[tokio::test]
 async fn a_port_in_use_is_one_line_with_the_address_and_the_reason_and_status_1() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(2.0, Config::default()).await;
     let taken = server.address.to_string();
     let (status, stdout, stderr) = outcome(wspush(&["--listen", &taken])).await;
     assert_eq!((status, &*stdout), (Some(1), ""));
