@@ -3,51 +3,38 @@
 
 mod close;
 mod keepalive;
+mod socket;
 
 use std::{
     convert::Infallible,
     future::pending,
     net::SocketAddr,
     pin::{Pin, pin},
-    task::Poll,
     time::Duration,
 };
 
-use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
     sync::watch,
-    task::coop::unconstrained,
-    time::{Instant, Sleep, timeout_at},
+    time::{Instant, Sleep},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Bytes, Message,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tracing::debug;
 
 pub(crate) use self::close::CloseReason;
 use self::{
     close::NO_BINARY,
     keepalive::{Keepalive, Verdict},
+    socket::Socket,
 };
 use crate::{
-    io::{ActivityStream, WRITE_TIMEOUT, linger},
+    io::ActivityStream,
     notifications::{Notification, Source},
 };
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
-
-/// The largest frame and message that a client may send: `start` needs 5 bytes, wrong words a line.
-const MESSAGE_LIMIT: usize = 4 * 1024;
-
-/// Room for `start` and for pongs, and the most that is read at once. Allocated for each connection.
-const READ_BUFFER: usize = 64;
 
 /// How many bytes of notifications are written at once: the kernel's send buffer takes no more.
 const BATCH_LIMIT: usize = 16 * 1024;
@@ -70,7 +57,7 @@ impl Shutdown {
 
 /// One client's conversation, from the end of its handshake to the last that it is sent.
 pub(crate) struct Session<'a, S, N> {
-    socket: WebSocketStream<ActivityStream<S>>,
+    socket: Socket<S>,
     peer: SocketAddr,
     keepalive: Keepalive,
     /// When to check on the client.
@@ -91,7 +78,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
         Self {
-            socket: WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await,
+            socket: Socket::new(stream).await,
             peer,
             keepalive: Keepalive::new(keepalive),
             timer,
@@ -114,8 +101,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
                 notification = next(&mut self.source, self.has_started) => {
                     self.push(notification?).await?;
                 }
-                message = self.socket.next() => {
-                    self.on_message(message.ok_or(CloseReason::Disconnected(None))??)?;
+                message = self.socket.recv() => {
+                    self.on_message(message?)?;
                     self.flush().await?;
                 }
                 () = self.timer.as_mut() => {
@@ -137,9 +124,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         let mut next = Some(notification);
         let mut size = 0;
         while let Some(notification) = next {
-            let frame = notification.into_frame();
-            size += frame.len();
-            self.socket.get_mut().queue(frame);
+            size += self.socket.push(notification);
             self.pushed += 1;
             let source = self.source.as_mut().filter(|_| size < BATCH_LIMIT);
             next = source.and_then(Source::try_next);
@@ -151,7 +136,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         match message {
             Message::Text(text) => self.on_text(&text),
             Message::Binary(_) => {
-                self.send(Message::text(NO_BINARY))?;
+                self.socket.send(Message::text(NO_BINARY))?;
                 Err(CloseReason::binary())
             }
             Message::Close(frame) => Err(CloseReason::ByClient(frame.map(|frame| frame.code))),
@@ -166,7 +151,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             return Ok(());
         }
         if text.trim_matches(['\r', '\n']) != START {
-            return self.send(Message::text(WRONG_WORD));
+            return self.socket.send(Message::text(WRONG_WORD));
         }
         self.has_started = true;
         if let Some(source) = &mut self.source {
@@ -176,14 +161,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     }
 
     fn check_keepalive(&mut self) -> Result<(), CloseReason> {
-        let stream = self.socket.get_ref();
-        let (verdict, next) = self
-            .keepalive
-            .check(stream.last_read(), stream.last_write());
+        let (last_read, last_write) = (self.socket.last_read(), self.socket.last_write());
+        let (verdict, next) = self.keepalive.check(last_read, last_write);
         self.timer.as_mut().reset(next);
         match verdict {
             Verdict::Active => Ok(()),
-            Verdict::SendPing => self.send(Message::Ping(Bytes::new())),
+            Verdict::SendPing => self.socket.send(Message::Ping(Bytes::new())),
             Verdict::Dead => Err(CloseReason::PingTimeout),
         }
     }
@@ -198,32 +181,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             }
             // tungstenite has answered already.
             CloseReason::ByClient(_) => Ok(()),
-            CloseReason::ByServer(frame) => self.send(Message::Close(Some(frame.clone()))),
+            CloseReason::ByServer(frame) => self.socket.send(Message::Close(Some(frame.clone()))),
         };
         // What fails here has no consequence: the connection is over.
         if sent.is_ok() && self.flush().await.is_ok() {
-            linger(self.socket.get_mut()).await;
+            self.socket.linger().await;
         }
     }
 
-    /// Hands a message to the socket, which keeps what it can't send at once.
-    fn send(&mut self, message: Message) -> Result<(), CloseReason> {
-        Ok(self.socket.start_send_unpin(message)?)
-    }
-
-    /// Finishes sending what was queued and what tungstenite has answered.
+    /// Sends what is queued. Nearly every write goes at once, and sets no timer.
     async fn flush(&mut self) -> Result<(), CloseReason> {
-        // Nearly every write goes at once, and sets no timer. One that tokio's budget for the task put off would look like
-        // a client that does not read.
-        if let Poll::Ready(result) = poll!(unconstrained(self.socket.flush())) {
-            return Ok(result?);
+        if self.socket.try_flush().await? {
+            return Ok(());
         }
         if let Some(source) = &mut self.source {
             source.pause();
         }
         let paused = Instant::now();
         // In a box, to take no memory while the client reads.
-        Box::pin(self.flush_slowly()).await?;
+        Box::pin(self.socket.flush()).await?;
         if let Some(source) = &mut self.source {
             source.resume();
         }
@@ -232,31 +208,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         self.timer.as_mut().reset(due);
         Ok(())
     }
-
-    /// Waits for a client that does not read, for as long as it makes progress.
-    async fn flush_slowly(&mut self) -> Result<(), CloseReason> {
-        let mut since = Instant::now();
-        loop {
-            if let Ok(result) = timeout_at(since + WRITE_TIMEOUT, self.socket.flush()).await {
-                return Ok(result?);
-            }
-            let last_write = self.socket.get_ref().last_write();
-            if last_write <= since {
-                return Err(CloseReason::WriteTimeout);
-            }
-            since = last_write;
-        }
-    }
-}
-
-/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
-/// written needs none: a flush follows every message, and only what is sent last is two.
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_frame_size(Some(MESSAGE_LIMIT))
-        .max_message_size(Some(MESSAGE_LIMIT))
 }
 
 /// The next notification; none comes before `start`.

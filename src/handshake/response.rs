@@ -11,6 +11,9 @@ use tokio::io::AsyncWrite;
 
 use crate::io::write_all;
 
+/// How much of a value from the peer is quoted back to it and to the log.
+const QUOTE_LIMIT: usize = 100;
+
 /// When to try again a server that is full: soon, since a connection that ends makes room at once.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -86,7 +89,8 @@ impl Response {
         Self::refusal("400 Bad Request", CLOSE, reason)
     }
 
-    pub(super) fn head_too_large(reason: String) -> Self {
+    pub(super) fn head_too_large(what: &str) -> Self {
+        let reason = format!("The request's head {what}. Send fewer and shorter fields.");
         Self::refusal("431 Request Header Fields Too Large", CLOSE, reason)
     }
 
@@ -191,6 +195,13 @@ impl From<Rejection> for Response {
     fn from(Rejection(response): Rejection) -> Self {
         response
     }
+}
+
+/// The value escaped and cut, for nothing that a peer sends is to reach an answer or the log as it is.
+pub(super) fn quote(value: impl AsRef<[u8]>) -> String {
+    let text = String::from_utf8_lossy(value.as_ref());
+    let start: String = text.chars().take(QUOTE_LIMIT).collect();
+    format!("{start:?}")
 }
 
 #[cfg(test)]

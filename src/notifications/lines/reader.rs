@@ -64,7 +64,7 @@ impl<R: Read> Reader<R> {
 
     /// Reads until the input ends, or until `push` returns that nobody wants more.
     pub(super) fn run(mut self, mut push: impl FnMut(Notification) -> bool) -> InputEnd {
-        info!("reading lines from standard input");
+        info!("reading lines");
         let error = self.read_all(&mut push).err();
         self.faults.report();
         let lines = self.lines;

@@ -1,0 +1,103 @@
+//! The WebSocket under the session: messages in, messages and notifications out, each write in bounded time.
+
+use std::task::Poll;
+
+use futures_util::{SinkExt, StreamExt, poll};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::coop::unconstrained,
+    time::{Instant, timeout_at},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::CloseReason;
+use crate::{
+    io::{ActivityStream, WRITE_TIMEOUT, linger},
+    notifications::Notification,
+};
+
+/// The largest frame and message that a client may send: `start` needs 5 bytes, wrong words a line.
+const MESSAGE_LIMIT: usize = 4 * 1024;
+
+/// Room for `start` and for pongs, and the most that is read at once. Allocated for each connection.
+const READ_BUFFER: usize = 64;
+
+/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
+/// written needs none: a flush follows every message, and only what is sent last is two.
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_frame_size(Some(MESSAGE_LIMIT))
+        .max_message_size(Some(MESSAGE_LIMIT))
+}
+
+pub(super) struct Socket<S>(WebSocketStream<ActivityStream<S>>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    pub(super) async fn new(stream: ActivityStream<S>) -> Self {
+        Self(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
+    }
+
+    /// Waits for the next message. Cancel safe.
+    pub(super) async fn recv(&mut self) -> Result<Message, CloseReason> {
+        let message = self.0.next().await;
+        Ok(message.ok_or(CloseReason::Disconnected(None))??)
+    }
+
+    /// Has a message sent by the next flush, if it does not go at once.
+    pub(super) fn send(&mut self, message: Message) -> Result<(), CloseReason> {
+        Ok(self.0.start_send_unpin(message)?)
+    }
+
+    /// Has a notification sent by the next flush. Returns its size in bytes.
+    pub(super) fn push(&mut self, notification: Notification) -> usize {
+        let frame = notification.into_frame();
+        let size = frame.len();
+        self.0.get_mut().queue(frame);
+        size
+    }
+
+    /// Sends what is queued and what tungstenite has answered, as far as the kernel takes it at once. Returns whether that
+    /// was all.
+    pub(super) async fn try_flush(&mut self) -> Result<bool, CloseReason> {
+        // A write that tokio's budget for the task put off would look like a client that does not read.
+        match poll!(unconstrained(self.0.flush())) {
+            Poll::Ready(result) => result.map(|()| true).map_err(Into::into),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Sends the rest to a client that does not read, for as long as it makes progress.
+    pub(super) async fn flush(&mut self) -> Result<(), CloseReason> {
+        let mut since = Instant::now();
+        loop {
+            if let Ok(result) = timeout_at(since + WRITE_TIMEOUT, self.0.flush()).await {
+                return Ok(result?);
+            }
+            let last_write = self.last_write();
+            if last_write <= since {
+                return Err(CloseReason::WriteTimeout);
+            }
+            since = last_write;
+        }
+    }
+
+    pub(super) fn last_read(&self) -> Instant {
+        self.0.get_ref().last_read()
+    }
+
+    pub(super) fn last_write(&self) -> Instant {
+        self.0.get_ref().last_write()
+    }
+
+    pub(super) async fn linger(&mut self) {
+        linger(self.0.get_mut()).await;
+    }
+}
