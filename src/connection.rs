@@ -11,7 +11,6 @@ use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::info;
@@ -20,7 +19,7 @@ use crate::{
     handshake::{self, HandshakeError, Policy, Rejection, Request, Response},
     io::{ActivityStream, linger},
     notifications::Source,
-    session::{CloseReason, Session, Shutdown},
+    session::{CloseReason, Session, Shutdown, Socket},
 };
 
 /// How long a client that is to be refused for want of room may take to send its request: one that is answered before it
@@ -34,7 +33,7 @@ pub(crate) struct Context<F> {
     pub(crate) keepalive: Duration,
     /// Makes what a client is pushed, or refuses the client.
     pub(crate) new_source: F,
-    pub(crate) shutdown: watch::Receiver<Shutdown>,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl<F, N> Context<F>
@@ -44,18 +43,19 @@ where
 {
     /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
     /// whether the client is gone without a word, so that nobody reads what the kernel still holds for it.
-    pub(crate) async fn serve<S>(&self, stream: &mut S, peer: SocketAddr) -> bool
+    pub(crate) async fn serve<S>(&self, stream: &mut S, peer: &SocketAddr) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connected = Instant::now();
         let timer = pin!(sleep_until(connected));
         // In a box, since it needs far more memory than the session and is soon over.
-        let Some((stream, source)) = Box::pin(self.handshake(stream, peer)).await else {
+        let Some((socket, source)) = Box::pin(self.handshake(stream, peer)).await else {
             return false;
         };
-        let mut session = Session::new(stream, peer, source, self.keepalive, timer).await;
-        let running = AssertUnwindSafe(session.run(&self.shutdown)).catch_unwind();
+        let mut session =
+            Session::new(socket, source, peer, &self.shutdown, &self.keepalive, timer);
+        let running = AssertUnwindSafe(session.run()).catch_unwind();
         let reason = match running.await {
             Ok(Err(reason)) => reason,
             Err(_) => CloseReason::panic(),
@@ -63,7 +63,7 @@ where
         session.close(&reason).await;
         let seconds = connected.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
-        info!(%peer, reason = reason.to_string(), notifications = session.pushed, seconds, "disconnected");
+        info!(peer = %session.peer, reason = reason.to_string(), notifications = session.pushed, seconds, "disconnected");
         reason.is_timeout()
     }
 
@@ -71,8 +71,8 @@ where
     async fn handshake<'a, S>(
         &self,
         stream: &'a mut S,
-        peer: SocketAddr,
-    ) -> Option<(ActivityStream<&'a mut S>, N)>
+        peer: &SocketAddr,
+    ) -> Option<(Socket<&'a mut S>, N)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -80,13 +80,13 @@ where
         let upgraded = select! {
             // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
             biased;
-            () = Shutdown::WhenSourceEnds.wait(self.shutdown.clone()) => return None,
-            upgraded = handshake::upgrade(&mut stream, peer, &self.policy, |request| self.accept(request)) => upgraded,
+            () = self.shutdown.finishing.cancelled() => return None,
+            upgraded = handshake::upgrade(&mut stream, *peer, &self.policy, |request| self.accept(request)) => upgraded,
         };
         match upgraded {
             Ok((origin, source)) => {
                 info!(%peer, origin = origin.map(tracing::field::display), "connected");
-                return Some((stream, source));
+                return Some((Socket::new(stream).await, source));
             }
             Err(HandshakeError::Answered(response)) => {
                 log(peer, &response);
@@ -105,12 +105,12 @@ where
 }
 
 /// Refuses a connection over the limit.
-pub(crate) async fn refuse<S>(stream: S, peer: SocketAddr, limit: usize)
+pub(crate) async fn refuse<S>(stream: S, peer: &SocketAddr, limit: usize)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = ActivityStream::new(stream);
-    let request = handshake::discard_request(&mut stream, peer);
+    let request = handshake::discard_request(&mut stream, *peer);
     // A balancer's health check may close without a request.
     if let Ok(Err(HandshakeError::Disconnected)) = timeout(REFUSAL_DELAY, request).await {
         return;
@@ -129,7 +129,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &R
 }
 
 /// The page leaves no line: health checks may ask for it every second.
-fn log(peer: SocketAddr, response: &Response) {
+fn log(peer: &SocketAddr, response: &Response) {
     if let Some(reason) = response.reason() {
         info!(%peer, status = %response.status(), reason, "refused");
     }

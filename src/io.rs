@@ -1,7 +1,6 @@
 //! The socket under the handshake and the session: when bytes last came and went, bounded writes, the lingering close.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
@@ -30,34 +29,31 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct ActivityStream<S> {
     stream: S,
-    last_read: Instant,
+    last_read: Option<Instant>,
     last_write: Instant,
-    received: bool,
     /// Whole frames that go before anything else is written, but for what was already sent of the first.
-    queue: VecDeque<Bytes>,
+    queue: Vec<Bytes>,
 }
 
 impl<S> ActivityStream<S> {
     /// Counts from now.
     pub(crate) fn new(stream: S) -> Self {
-        let now = Instant::now();
         Self {
             stream,
-            last_read: now,
-            last_write: now,
-            received: false,
-            queue: VecDeque::new(),
+            last_read: None,
+            last_write: Instant::now(),
+            queue: Vec::new(),
         }
     }
 
     /// Has a frame written by the next flush, before and after which nothing may be half written.
     pub(crate) fn queue(&mut self, frame: Bytes) {
-        self.queue.push_back(frame);
+        self.queue.push(frame);
     }
 
-    /// When a byte last came, or the connection if none has.
+    /// When a byte last came; as long as none has, when one last went.
     pub(crate) fn last_read(&self) -> Instant {
-        self.last_read
+        self.last_read.unwrap_or(self.last_write)
     }
 
     /// When a byte last went, or the connection if none has.
@@ -67,7 +63,7 @@ impl<S> ActivityStream<S> {
 
     /// Whether a byte ever came.
     pub(crate) fn has_received(&self) -> bool {
-        self.received
+        self.last_read.is_some()
     }
 }
 
@@ -119,28 +115,29 @@ impl<S: AsyncWrite + Unpin> ActivityStream<S> {
                 count += 1;
             }
             let stream = Pin::new(&mut self.stream);
-            let written = ready!(stream.poll_write_vectored(cx, &slices[..count]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match ready!(stream.poll_write_vectored(cx, &slices[..count]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.advance(written),
             }
             self.last_write = Instant::now();
-            self.advance(written);
         }
         // An empty queue keeps no memory.
-        self.queue = VecDeque::new();
+        self.queue = Vec::new();
         Poll::Ready(Ok(()))
     }
 
     /// Forgets bytes that were written.
     fn advance(&mut self, mut written: usize) {
-        while let Some(frame) = self.queue.front_mut() {
+        let mut whole = 0;
+        for frame in &mut self.queue {
             if written < frame.len() {
                 *frame = frame.slice(written..);
-                return;
+                break;
             }
             written -= frame.len();
-            self.queue.pop_front();
+            whole += 1;
         }
+        self.queue.drain(..whole);
     }
 }
 
@@ -153,8 +150,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.last_read = Instant::now();
-            self.received = true;
+            self.last_read = Some(Instant::now());
         }
         result
     }

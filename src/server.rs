@@ -5,11 +5,7 @@ mod listen;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::info;
 
 use self::accept::{Shared, accept_loop};
@@ -54,7 +50,7 @@ impl Default for Config {
 /// A running server. Dropping it ends all its connections at once.
 #[derive(Debug)]
 pub struct Server {
-    shutdown: watch::Sender<Shutdown>,
+    shutdown: Shutdown,
     accept_loops: JoinSet<()>,
     connection_permits: Arc<Semaphore>,
     max_connections: usize,
@@ -74,7 +70,7 @@ impl Server {
         N: Source,
     {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
-        let (shutdown, shutdown_asked) = watch::channel(Shutdown::No);
+        let shutdown = Shutdown::default();
         let context = Context {
             policy: Policy {
                 allowed_origins: config.allowed_origins,
@@ -82,7 +78,7 @@ impl Server {
             },
             keepalive: config.keepalive,
             new_source,
-            shutdown: shutdown_asked,
+            shutdown: shutdown.clone(),
         };
         let shared = Arc::new(Shared::new(context, max_connections));
         let connection_permits = Arc::clone(shared.connection_permits());
@@ -101,19 +97,20 @@ impl Server {
     /// Closes the listeners and sends every client Close 1001. Returns when all have left, or after 5 s, when those that
     /// have not are cut off.
     pub async fn shutdown(mut self) {
-        self.drain(Shutdown::Now).await;
+        self.shutdown.stopping.cancel();
+        self.drain().await;
     }
 
     /// The same, but clients that have said `start` are sent what their source still has, until it ends.
     ///
     /// Cancel safe: [`shutdown`](Self::shutdown) may follow.
     pub async fn finish(&mut self) {
-        self.drain(Shutdown::WhenSourceEnds).await;
+        self.drain().await;
     }
 
-    async fn drain(&mut self, shutdown: Shutdown) {
+    async fn drain(&mut self) {
         info!(connections = self.connection_count(), "stopping");
-        self.shutdown.send_replace(shutdown);
+        self.shutdown.finishing.cancel();
         let all_ended = async { while self.accept_loops.join_next().await.is_some() {} };
         let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
         info!(cut = self.connection_count(), "stopped");

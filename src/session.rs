@@ -7,31 +7,29 @@ mod socket;
 
 use std::{
     convert::Infallible,
-    future::pending,
+    future::Future,
     net::SocketAddr,
     pin::{Pin, pin},
     time::Duration,
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    sync::watch,
     time::{Instant, Sleep},
 };
 use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub(crate) use self::close::CloseReason;
+pub(crate) use self::socket::Socket;
 use self::{
     close::NO_BINARY,
     keepalive::{Keepalive, Verdict},
-    socket::Socket,
 };
-use crate::{
-    io::ActivityStream,
-    notifications::{Notification, Source},
-};
+use crate::notifications::{CloseFrame, Notification, Source};
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
@@ -39,27 +37,21 @@ const WRONG_WORD: &str = "You did not say the magic word!";
 /// How many bytes of notifications are written at once: the kernel's send buffer takes no more.
 const BATCH_LIMIT: usize = 16 * 1024;
 
-/// What the server asks of its sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(crate) enum Shutdown {
-    No,
-    /// Close, but send those clients that have said `start` what their source still has.
-    WhenSourceEnds,
-    Now,
-}
-
-impl Shutdown {
-    /// Waits until at least this much is asked, or the server is gone.
-    pub(crate) async fn wait(self, mut asked: watch::Receiver<Self>) {
-        let _ = asked.wait_for(|asked| *asked >= self).await;
-    }
+/// When sessions end for the server's sake.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shutdown {
+    /// The server stops: clients that have said `start` are sent what their source still has, the others are closed.
+    pub(crate) finishing: CancellationToken,
+    /// Those too are closed.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// One client's conversation, from the end of its handshake to the last that it is sent.
 pub(crate) struct Session<'a, S, N> {
     socket: Socket<S>,
-    peer: SocketAddr,
-    keepalive: Keepalive,
+    pub(crate) peer: &'a SocketAddr,
+    shutdown: &'a Shutdown,
+    keepalive: Keepalive<'a>,
     /// When to check on the client.
     timer: Pin<&'a mut Sleep>,
     /// Where notifications come from, until the connection closes.
@@ -70,16 +62,18 @@ pub(crate) struct Session<'a, S, N> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
-    pub(crate) async fn new(
-        stream: ActivityStream<S>,
-        peer: SocketAddr,
+    pub(crate) fn new(
+        socket: Socket<S>,
         source: N,
-        keepalive: Duration,
+        peer: &'a SocketAddr,
+        shutdown: &'a Shutdown,
+        keepalive: &'a Duration,
         timer: Pin<&'a mut Sleep>,
     ) -> Self {
         Self {
-            socket: Socket::new(stream).await,
+            socket,
             peer,
+            shutdown,
             keepalive: Keepalive::new(keepalive),
             timer,
             source: Some(source),
@@ -90,37 +84,27 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     /// Waits for whichever comes first, again and again, until one side ends it: the next notification, a message from
     /// the client, the time to check on a silent client, the server's shutdown.
-    pub(crate) async fn run(
-        &mut self,
-        shutdown: &watch::Receiver<Shutdown>,
-    ) -> Result<Infallible, CloseReason> {
-        let mut stopping = pin!(Shutdown::WhenSourceEnds.wait(shutdown.clone()));
+    pub(crate) async fn run(&mut self) -> Result<Infallible, CloseReason> {
+        let mut stopping = pin!(self.shutdown.finishing.cancelled());
         self.check_keepalive()?;
         loop {
             select! {
-                notification = next(&mut self.source, self.has_started) => {
-                    self.push(notification?).await?;
-                }
-                message = self.socket.recv() => {
-                    self.on_message(message?)?;
-                    self.flush().await?;
-                }
-                () = self.timer.as_mut() => {
-                    self.check_keepalive()?;
-                    self.flush().await?;
-                }
+                Some(notification) = next(&mut self.source, self.has_started) => self.push(notification?),
+                message = self.socket.recv() => self.on_message(message?)?,
+                () = self.timer.as_mut() => self.check_keepalive()?,
                 () = &mut stopping => {
-                    if !self.has_started || *shutdown.borrow() == Shutdown::Now {
+                    if !self.has_started || self.shutdown.stopping.is_cancelled() {
                         return Err(CloseReason::stopping());
                     }
-                    stopping.set(Shutdown::Now.wait(shutdown.clone()));
+                    stopping.set(self.shutdown.stopping.cancelled());
                 }
             }
+            self.flush().await?;
         }
     }
 
-    /// Sends the notification, and with it what else is there already.
-    async fn push(&mut self, notification: Notification) -> Result<(), CloseReason> {
+    /// Queues the notification, and with it what else is there already.
+    fn push(&mut self, notification: Notification) {
         let mut next = Some(notification);
         let mut size = 0;
         while let Some(notification) = next {
@@ -129,7 +113,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             let source = self.source.as_mut().filter(|_| size < BATCH_LIMIT);
             next = source.and_then(Source::try_next);
         }
-        self.flush().await
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), CloseReason> {
@@ -211,12 +194,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 }
 
 /// The next notification; none comes before `start`.
-async fn next<N: Source>(
+fn next<N: Source>(
     source: &mut Option<N>,
     has_started: bool,
-) -> Result<Notification, CloseReason> {
-    match source {
-        Some(source) if has_started => Ok(source.next().await?),
-        _ => pending().await,
-    }
+) -> OptionFuture<impl Future<Output = Result<Notification, CloseFrame>>> {
+    let source = source.as_mut().filter(|_| has_started);
+    source.map(Source::next).into()
 }

@@ -74,7 +74,7 @@ where
     loop {
         let read = head.len();
         if stream.read_buf(&mut head).await? == 0 {
-            return Err(if stream.has_received() {
+            return Err(if read > 0 {
                 Response::bad_request("The request ended before the empty line that ends its head.")
                     .into()
             } else {

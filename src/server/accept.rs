@@ -1,6 +1,6 @@
 //! Accepting connections: serving as many as there may be, refusing the others, surviving what fails.
 
-use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     select,
@@ -15,7 +15,6 @@ use crate::{
     connection::{Context, refuse},
     handshake::{Rejection, Request},
     notifications::Source,
-    session::Shutdown,
 };
 
 /// How many connections over the limit are refused at once; the next ones wait in the backlog.
@@ -45,7 +44,7 @@ where
 {
     let mut connections = JoinSet::new();
     let mut errors = AcceptErrors::default();
-    let mut stopping = pin!(Shutdown::WhenSourceEnds.wait(shared.context.shutdown.clone()));
+    let mut stopping = pin!(shared.context.shutdown.finishing.cancelled());
     loop {
         let accepted = select! {
             () = &mut stopping => break,
@@ -53,12 +52,26 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((mut stream, peer)) => {
                 let permit = select! {
                     () = &mut stopping => break,
                     permit = shared.admit() => permit,
                 };
-                connections.spawn(Arc::clone(&shared).serve::<L, N>(stream, peer, permit));
+                let shared = Arc::clone(&shared);
+                match permit {
+                    Permit::Serve(permit) => connections.spawn(async move {
+                        if shared.context.serve(&mut stream, &peer).await {
+                            L::reset(&stream);
+                        }
+                        // In this order, so that there is a descriptor for the next one.
+                        drop(stream);
+                        drop(permit);
+                    }),
+                    Permit::Refuse(permit) => connections.spawn(async move {
+                        refuse(stream, &peer, shared.max_connections).await;
+                        drop(permit);
+                    }),
+                };
             }
             Err(error) if is_of_connection(&error) => debug!(%error, "a client left the backlog"),
             Err(error) => {
@@ -148,28 +161,6 @@ impl<F> Shared<F> {
             Ok(permit) = serve => Permit::Serve(permit),
             Ok(permit) = refuse => Permit::Refuse(permit),
             else => pending().await,
-        }
-    }
-
-    async fn serve<L, N>(self: Arc<Self>, mut stream: L::Stream, peer: SocketAddr, permit: Permit)
-    where
-        L: Listener,
-        F: Fn(&Request<'_>) -> Result<N, Rejection>,
-        N: Source,
-    {
-        match permit {
-            Permit::Serve(permit) => {
-                if self.context.serve(&mut stream, peer).await {
-                    L::reset(&stream);
-                }
-                // In this order, so that there is a descriptor for the next one.
-                drop(stream);
-                drop(permit);
-            }
-            Permit::Refuse(permit) => {
-                Box::pin(refuse(stream, peer, self.max_connections)).await;
-                drop(permit);
-            }
         }
     }
 }

@@ -20,58 +20,75 @@ pub(super) enum Verdict {
     Dead,
 }
 
-/// What is known of a peer beside the times at which bytes came and went.
-#[derive(Debug)]
-pub(super) struct Keepalive {
-    /// How long one side may be silent.
-    interval: Duration,
-    /// When a ping was sent since nothing had come.
-    pinged: Option<Instant>,
-    /// When the last read is to be over.
-    last_read_due: Option<Instant>,
+/// What a peer owes.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Nothing.
+    Active,
+    /// An answer to the ping that was sent at this time, since nothing had come.
+    Pinged(Instant),
+    /// The same, and its time is up since then: what lies in the socket is read.
+    LastRead(Instant),
 }
 
-impl Keepalive {
-    pub(super) fn new(interval: Duration) -> Self {
+/// Judges a peer by when bytes came and went.
+#[derive(Debug)]
+pub(super) struct Keepalive<'a> {
+    /// How long one side may be silent.
+    interval: &'a Duration,
+    state: State,
+}
+
+impl<'a> Keepalive<'a> {
+    pub(super) fn new(interval: &'a Duration) -> Self {
         Self {
             interval,
-            pinged: None,
-            last_read_due: None,
+            state: State::Active,
         }
     }
 
-    /// Judges the peer by when a byte last came and when one last went. Returns also when to check next: a check is not
-    /// moved by every byte.
+    /// Judges by when a byte last came and when one last went. Returns also when to check next: a check is not moved by
+    /// every byte.
     pub(super) fn check(&mut self, last_read: Instant, last_write: Instant) -> (Verdict, Instant) {
         let now = Instant::now();
-        if let Some(pinged) = self.pinged.filter(|&pinged| last_read < pinged) {
-            return self.await_pong(now, pinged);
-        }
-        let is_silent = now >= last_read + self.interval;
-        self.pinged = is_silent.then_some(now);
-        self.last_read_due = None;
-        if is_silent {
-            (Verdict::SendPing, now + self.interval)
-        } else if now >= last_write + self.interval {
-            (Verdict::SendPing, last_read + self.interval)
-        } else {
-            (Verdict::Active, last_read.min(last_write) + self.interval)
+        match self.state {
+            State::Pinged(since) | State::LastRead(since) if last_read < since => {
+                self.check_answer(now, since)
+            }
+            _ => self.check_silence(now, last_read, last_write),
         }
     }
 
-    fn await_pong(&mut self, now: Instant, pinged: Instant) -> (Verdict, Instant) {
-        let due = pinged + self.interval;
-        if now < due {
-            return (Verdict::Active, due);
-        }
-        // Late again means that the server was stopped again, and has perhaps not read.
-        match self.last_read_due {
-            Some(due) if now < due + LAST_READ => (Verdict::Dead, now),
-            _ => {
-                let due = now + LAST_READ;
-                self.last_read_due = Some(due);
-                (Verdict::Active, due)
+    fn check_answer(&mut self, now: Instant, since: Instant) -> (Verdict, Instant) {
+        match self.state {
+            State::Pinged(_) if now < since + *self.interval => {
+                (Verdict::Active, since + *self.interval)
             }
+            State::LastRead(_) if now < since + 2 * LAST_READ => (Verdict::Dead, now),
+            // A last read that is over so late means that the server was stopped again.
+            _ => {
+                self.state = State::LastRead(now);
+                (Verdict::Active, now + LAST_READ)
+            }
+        }
+    }
+
+    fn check_silence(
+        &mut self,
+        now: Instant,
+        last_read: Instant,
+        last_write: Instant,
+    ) -> (Verdict, Instant) {
+        let is_due = |last: Instant| now >= last + *self.interval;
+        if is_due(last_read) {
+            self.state = State::Pinged(now);
+            return (Verdict::SendPing, now + *self.interval);
+        }
+        self.state = State::Active;
+        if is_due(last_write) {
+            (Verdict::SendPing, last_read + *self.interval)
+        } else {
+            (Verdict::Active, last_read.min(last_write) + *self.interval)
         }
     }
 }
@@ -86,7 +103,7 @@ mod tests {
     async fn a_peer_is_given_up_only_by_a_check_that_was_in_time() {
         let interval = Duration::from_secs(20);
         let heard = Instant::now();
-        let mut keepalive = Keepalive::new(interval);
+        let mut keepalive = Keepalive::new(&interval);
         for (wait, expected) in [
             (interval, Verdict::SendPing),
             (interval, Verdict::Active),

@@ -26,7 +26,7 @@ use crate::{
 const MESSAGE_LIMIT: usize = 4 * 1024;
 
 /// Room for `start` and for pongs, and the most that is read at once. Allocated for each connection.
-const READ_BUFFER: usize = 64;
+const READ_BUFFER: usize = 128;
 
 /// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
 /// written needs none: a flush follows every message, and only what is sent last is two.
@@ -38,10 +38,10 @@ fn config() -> WebSocketConfig {
         .max_message_size(Some(MESSAGE_LIMIT))
 }
 
-pub(super) struct Socket<S>(WebSocketStream<ActivityStream<S>>);
+pub(crate) struct Socket<S>(WebSocketStream<ActivityStream<S>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(super) async fn new(stream: ActivityStream<S>) -> Self {
+    pub(crate) async fn new(stream: ActivityStream<S>) -> Self {
         Self(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await)
     }
 
