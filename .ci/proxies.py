@@ -1,26 +1,29 @@
 #!/usr/bin/env python3
-"""Tries the configurations in deploy/ as they lie there: .ci/proxies [path of the program]"""
+"""Tries the proxies' configurations in deploy/ with clients and a browser: .ci/proxies.py [path of the program]"""
 
 import asyncio
+import contextlib
 import os
 import ssl
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 
 import sandbox
 from sandbox import Server, check, until
+from webdriver import Chromium
+
+with contextlib.suppress(ImportError):
+    import websockets  # It is there once enter() has installed it.
 
 PROXIES = {
-    "nginx": ["nginx", "-c", os.path.abspath("deploy/nginx.conf"), "-g", "daemon off;"],
-    "haproxy": ["haproxy", "-f", "deploy/haproxy.cfg"],
-    "caddy": ["caddy", "run", "--config", "deploy/Caddyfile"],
+    "nginx": (["nginx", "-g", "daemon off;", "-c"], "deploy/nginx.conf"),
+    "haproxy": (["haproxy", "-f"], "deploy/haproxy.cfg"),
+    "caddy": (["caddy", "run", "--config"], "deploy/Caddyfile"),
 }
 CERTIFICATE = "/etc/ssl/wspush.pem"
-# More than nginx's default, which is HAProxy's in deploy/ too.
-IDLE = 65
+IDLE = 3  # Seconds.
+URL = "https://localhost/any/path"
 
 
 def keep_nothing():
@@ -44,36 +47,37 @@ def make_certificate():
         both.write(certificate.read())
 
 
-def start(proxy):
+def start(proxy, configuration=None):
     """Returns what a client needs to trust it."""
+    command, as_it_lies_there = PROXIES[proxy]
     environment = os.environ | {"XDG_DATA_HOME": "/run"}
     log = open("/run/proxy.log", "w")
-    process = subprocess.Popen(PROXIES[proxy], stdout=log, stderr=log, env=environment)
+    command = [*command, os.path.abspath(configuration or as_it_lies_there)]
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     # Caddy makes its certificate for localhost itself.
     root = "/run/caddy/pki/authorities/local/root.crt" if proxy == "caddy" else CERTIFICATE
 
     def answers():
         if process.poll() is not None:
             sys.exit(open(log.name).read())
-        try:
-            trusted = ssl.create_default_context(cafile=root)
-            return get(trusted) and trusted
-        except OSError:
-            return None
+        return os.path.exists(root) and curl(root)[0] == 0
 
-    return until(answers)
+    until(answers)
+    return root
 
 
-def get(trusted):
-    try:
-        return urllib.request.urlopen("https://localhost/any/path", context=trusted)
-    except urllib.error.HTTPError as error:
-        return error
+def curl(root, *arguments):
+    """Its exit status, HTTP version and status, and what it got."""
+    command = ["curl", "--silent", "--cacert", root, "--write-out", "\n%{http_version} %{http_code}", *arguments, URL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    got, _, spoken = done.stdout.rpartition("\n")
+    return done.returncode, spoken, got
 
 
-async def connect(trusted, origin="https://localhost", port=""):
+async def connect(root, origin="https://localhost", port=""):
     """The port is only what the client says that it goes to: in truth it is 443."""
     uri = f"wss://localhost{port}/any/path?and=query"
+    trusted = ssl.create_default_context(cafile=root)
     options = {"ping_interval": None, "compression": None, "host": "localhost", "port": 443}
     return await websockets.connect(uri, ssl=trusted, origin=origin, **options)
 
@@ -82,13 +86,17 @@ async def hear(client, count):
     return [await client.recv() for _ in range(count)]
 
 
-async def passes_through(trusted, say):
-    answer = get(trusted)
-    page = answer.headers["Content-Type"].startswith("text/html") and b"<title>wspush</title>" in answer.read()
-    policy = "connect-src 'self'" in answer.headers["Content-Security-Policy"]
-    check(say("the 426 and its page pass through"), answer.status == 426 and page and policy, answer.headers)
+async def passes_through(root, say):
+    for option, version in ("--http2", "2"), ("--http1.1", "1.1"):
+        *status, page = curl(root, option)
+        seen = status == [0, f"{version} 200"] and "<title>wspush</title>" in page
+        check(say(f"the page passes through, by HTTP/{version}"), seen, (status, page))
+    requests = ["--head"], ["--request", "POST"], ["--header", "Sec-WebSocket-Version: 13"]
+    seen = [curl(root, "--http2", *request)[:2] for request in requests]
+    expected = [(0, f"2 {status}") for status in (200, 405, 426)]
+    check(say("so do its head and the refusals, by HTTP/2"), seen == expected, seen)
 
-    client = await connect(trusted)
+    client = await connect(root)
     await client.send("hello")
     await client.send("start")
     heard = await hear(client, 4)
@@ -97,31 +105,35 @@ async def passes_through(trusted, say):
     await client.close(4321)
     check(say("so does its close code"), client.close_code == 4321, client.close_code)
 
-    client = await connect(trusted, "https://localhost:8443", ":8443")
+    client = await connect(root, "https://localhost:8443", ":8443")
     check(say("the origin rule holds for a port of one's own"), client.open)
     await client.close()
     try:
-        await connect(trusted, "https://evil.example")
+        await connect(root, "https://evil.example")
         status = 101
     except websockets.InvalidStatusCode as refused:
         status = refused.status_code
     check(say("another origin is refused"), status == 403, status)
 
 
-async def stays_when_idle(idle, say):
-    await asyncio.sleep(IDLE)
-    await idle.send("start")
-    heard = await hear(idle, 2)
-    check(say(f"a client idle for {IDLE} s stays"), heard == ["Notification 1", "Notification 2"], heard)
+def page_connects(say):
+    browser = Chromium()
+    browser.open(URL)
+    until(lambda: browser.run("document.querySelector('#state').textContent") == "Connected to wss://localhost/any/path")
+    browser.click("#start")
+    until(lambda: "Notification 2" in browser.run("document.querySelector('#log').textContent"))
+    loaded_by = browser.run("performance.getEntriesByType('navigation')[0].nextHopProtocol")
+    check(say("the page, loaded by HTTP/2, connects and is pushed to"), loaded_by == "h2", loaded_by)
+    browser.quit()
 
 
-async def moves_to_the_other(trusted, servers, say):
+async def moves_to_the_other(root, servers, say):
     connections = {}
 
     async def follow(name):
         """Connects again whenever it is sent away, and fails at anything else that ends it."""
         while True:
-            client = connections[name] = await connect(trusted)
+            client = connections[name] = await connect(root)
             await client.send("start")
             try:
                 while True:
@@ -131,7 +143,7 @@ async def moves_to_the_other(trusted, servers, say):
 
     async def come_and_go():
         while dying.process.poll() is None:
-            await (await connect(trusted)).close()
+            await (await connect(root)).close()
 
     async def when(condition):
         while not condition():
@@ -141,7 +153,7 @@ async def moves_to_the_other(trusted, servers, say):
             await asyncio.sleep(0.02)
 
     def clients_of(server):
-        return server.log().count(" connected ") - server.log().count(" gone ")
+        return server.log().count(" connected ") - server.log().count(" disconnected ")
 
     dying, other = servers
     clients = [asyncio.create_task(follow(n)) for n in range(20)]
@@ -163,6 +175,7 @@ async def moves_to_the_other(trusted, servers, say):
     for client in clients:
         client.cancel()
     await asyncio.wait(clients)
+    await asyncio.gather(*(client.close() for client in connections.values()))
 
 
 async def try_through(proxy):
@@ -171,28 +184,47 @@ async def try_through(proxy):
 
     ports = (8080, 8081) if proxy == "haproxy" else (8080,)
     servers = [Server("--interval", "0.1", "--listen", f"127.0.0.1:{port}") for port in ports]
-    trusted = start(proxy)
-    idle = await connect(trusted)
-    await passes_through(trusted, say)
-    await stays_when_idle(idle, say)
-    await idle.close()
+    root = start(proxy)
+    await passes_through(root, say)
+    page_connects(say)
     if len(servers) > 1:
-        await moves_to_the_other(trusted, servers, say)
+        await moves_to_the_other(root, servers, say)
+
+
+async def try_idle(proxy, keepalive):
+    """With the time-out of 60 s shortened."""
+    with open(PROXIES[proxy][1]) as given, open("/run/proxy.conf", "w") as shorter:
+        shorter.write(given.read().replace("60s", f"{IDLE}s"))
+    Server("--keepalive", keepalive, "--interval", "0.1", "--listen", "127.0.0.1:8080")
+    client = await connect(start(proxy, shorter.name))
+    await asyncio.sleep(IDLE + 2)
+    try:
+        await client.send("start")
+        seen = await hear(client, 2)
+    except websockets.ConnectionClosed as closed:
+        seen = closed.code
+    if int(keepalive) < IDLE:
+        stays = seen == ["Notification 1", "Notification 2"]
+        check(f"{proxy}: with pings a client stays, idle for longer than the time-out", stays, seen)
+    else:
+        check(f"{proxy}: without them it is cut", seen == 1006, seen)
 
 
 def main():
-    sandbox.enter(["nginx", "haproxy", "caddy", "python3-websockets", "openssl", "iproute2"], time_limit=110)
+    packages = ["nginx", "haproxy", "caddy", "python3-websockets", "openssl", "curl", "chromium", "chromium-driver"]
+    sandbox.enter([*packages, "iproute2"], time_limit=110)
     if len(sys.argv) > 2:
-        global websockets
-        import websockets
-
         keep_nothing()
         make_certificate()
-        asyncio.run(try_through(sys.argv[2]))
+        part = try_through if len(sys.argv) == 3 else try_idle
+        asyncio.run(part(*sys.argv[2:]))
         return
     command = ["unshare", "--net", "--mount", sandbox.PYTHON, __file__, sandbox.binary()]
-    tries = [subprocess.Popen([*command, proxy]) for proxy in PROXIES]
+    # Caddy has no such time-out.
+    idle = [(proxy, keepalive) for proxy in ("nginx", "haproxy") for keepalive in ("1", "60")]
+    tries = [subprocess.Popen([*command, *one]) for one in [*idle, *([proxy] for proxy in PROXIES)]]
     sys.exit(any([one.wait() for one in tries]))
 
 
-main()
+if __name__ == "__main__":
+    main()
