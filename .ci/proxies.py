@@ -7,7 +7,6 @@ import os
 import ssl
 import subprocess
 import sys
-import tempfile
 
 import sandbox
 from sandbox import Server, check, until
@@ -16,6 +15,8 @@ from webdriver import Chromium
 with contextlib.suppress(ImportError):
     import websockets  # It is there once enter() has installed it.
 
+# What .ci/brokers.py needs of it too.
+PACKAGES = ["haproxy", "python3-websockets", "openssl", "curl", "iproute2"]
 PROXIES = {
     "nginx": (["nginx", "-g", "daemon off;", "-c"], "deploy/nginx.conf"),
     "haproxy": (["haproxy", "-f"], "deploy/haproxy.cfg"),
@@ -47,12 +48,12 @@ def make_certificate():
         both.write(certificate.read())
 
 
-def start(proxy, configuration=None):
+def start(proxy, shortened=None):
     """Returns what a client needs to trust it."""
-    command, as_it_lies_there = PROXIES[proxy]
+    command, file = PROXIES[proxy]
     environment = os.environ | {"XDG_DATA_HOME": "/run"}
     log = open("/run/proxy.log", "w")
-    command = [*command, os.path.abspath(configuration or as_it_lies_there)]
+    command = [*command, os.path.abspath(shortened or file)]
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     # Caddy makes its certificate for localhost itself.
     root = "/run/caddy/pki/authorities/local/root.crt" if proxy == "caddy" else CERTIFICATE
@@ -67,11 +68,11 @@ def start(proxy, configuration=None):
 
 
 def curl(root, *arguments):
-    """Its exit status, HTTP version and status, and what it got."""
+    """Returns its exit status, the version and status of HTTP, and the body."""
     command = ["curl", "--silent", "--cacert", root, "--write-out", "\n%{http_version} %{http_code}", *arguments, URL]
     done = subprocess.run(command, capture_output=True, text=True)
-    got, _, spoken = done.stdout.rpartition("\n")
-    return done.returncode, spoken, got
+    body, _, status = done.stdout.rpartition("\n")
+    return done.returncode, status, body
 
 
 async def connect(root, origin="https://localhost", port=""):
@@ -119,7 +120,9 @@ async def passes_through(root, say):
 def page_connects(say):
     browser = Chromium()
     browser.open(URL)
-    until(lambda: browser.run("document.querySelector('#state').textContent") == "Connected to wss://localhost/any/path")
+    until(
+        lambda: browser.run("document.querySelector('#state').textContent") == "Connected to wss://localhost/any/path"
+    )
     browser.click("#start")
     until(lambda: "Notification 2" in browser.run("document.querySelector('#log').textContent"))
     loaded_by = browser.run("performance.getEntriesByType('navigation')[0].nextHopProtocol")
@@ -192,11 +195,11 @@ async def try_through(proxy):
 
 
 async def try_idle(proxy, keepalive):
-    """With the time-out of 60 s shortened."""
-    with open(PROXIES[proxy][1]) as given, open("/run/proxy.conf", "w") as shorter:
-        shorter.write(given.read().replace("60s", f"{IDLE}s"))
+    """With a shorter time-out than the file's of 60 s, so that nobody waits so long for this."""
+    with open(PROXIES[proxy][1]) as file, open("/run/proxy.conf", "w") as shortened:
+        shortened.write(file.read().replace("60s", f"{IDLE}s"))
     Server("--keepalive", keepalive, "--interval", "0.1", "--listen", "127.0.0.1:8080")
-    client = await connect(start(proxy, shorter.name))
+    client = await connect(start(proxy, shortened.name))
     await asyncio.sleep(IDLE + 2)
     try:
         await client.send("start")
@@ -211,8 +214,7 @@ async def try_idle(proxy, keepalive):
 
 
 def main():
-    packages = ["nginx", "haproxy", "caddy", "python3-websockets", "openssl", "curl", "chromium", "chromium-driver"]
-    sandbox.enter([*packages, "iproute2"], time_limit=110)
+    sandbox.enter([*PACKAGES, "nginx", "caddy", "chromium", "chromium-driver"], time_limit=110)
     if len(sys.argv) > 2:
         keep_nothing()
         make_certificate()
