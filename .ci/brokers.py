@@ -201,7 +201,7 @@ TRIES = {"mosquitto": try_mosquitto, "redis": try_redis}
 
 def main():
     packages = ["mosquitto", "mosquitto-clients", "redis-server", "redis-tools", "jq"]
-    sandbox.enter([*packages, *proxies.PACKAGES], time_limit=110)
+    sandbox.enter([*packages, *proxies.PACKAGES], time_limit=170)
     if len(sys.argv) > 2:
         # Little room between the server and a client that does not read.
         for buffer in ("rmem", "wmem"):

@@ -2,7 +2,6 @@
 """Tries the page in Chromium, Firefox and WebKit: .ci/browser.py [path of the program]"""
 
 import http.server
-import re
 import signal
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def a_conversation(browser):
     notifications = until(lambda: len(lines := said(browser, "server")) > 3 and lines[1:4])
     check("start is answered with notifications in order", notifications == [f"Notification {n}" for n in (1, 2, 3)])
     until(lambda: browser.run("document.querySelector('#log').ariaLive") == "off")
-    check("a screen reader is not told of every notification for ever", True)
+    check("a screen reader does not read out every notification", True)
 
     server.stop()
     closed = until(lambda: said(browser, "closed"))
@@ -98,9 +97,7 @@ def its_colours(browser):
     server.stop()
 
 
-class OfAnother(http.server.BaseHTTPRequestHandler):
-    """An empty page."""
-
+class EmptyPage(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(204 if "icon" in self.path else 200)
         self.send_header("Content-Type", "text/html")
@@ -146,23 +143,23 @@ def lines_of_standard_input(browser):
     top = browser.run("document.querySelector('#log p').getBoundingClientRect().top < innerHeight")
     check("and the newest is in sight", top)
 
-    # Twice what the server keeps for a client, and little of it finds room in the socket.
+    # Twice the lines that the server keeps for a client; main() sees to it that the socket has room for few.
     browser.signal(signal.SIGSTOP)
     push(*("x" * 1000 for _ in range(8192)))
     browser.signal(signal.SIGCONT)
-    # WebKitGTK's library, libsoup, takes 1013 for a protocol error.
-    code = "1013|1006" if isinstance(browser, WebKit) else "1013"
-    check_closed(browser, "that it fell behind is shown with its meaning", code)
+    # WebKitGTK's library, libsoup, takes 1013 for a protocol error: the page sees 1006.
+    expected = ["1013 (too far behind"] + ["1006 ("] * isinstance(browser, WebKit)
+    check_closed(browser, "that it fell behind is shown with its meaning", *expected)
     browser.click("#again")
     connect()
     server.process.stdin.close()
-    check_closed(browser, "the end of the input is shown with its meaning", "1000")
+    check_closed(browser, "the end of the input is shown with its meaning", "1000 (there is no more")
     check("and the server ends", server.process.wait() == 0, server.log())
 
 
-def check_closed(browser, what, code):
-    closed = until(lambda: (now := state(browser)).startswith("Closed") and now)
-    check(what, re.fullmatch(rf"Closed with ({code}) \(\w.+\)", closed), closed)
+def check_closed(browser, what, *expected):
+    closed = until(lambda: (now := state(browser)).startswith("Closed with ") and now)
+    check(what, closed.removeprefix("Closed with ").startswith(expected), closed)
 
 
 def no_complaint(browser):
@@ -172,10 +169,11 @@ def no_complaint(browser):
 
 def main():
     packages = ["chromium", "chromium-driver", "firefox-esr", "webkit2gtk-driver", "xvfb", "iproute2"]
-    sandbox.enter(packages, time_limit=110)
+    sandbox.enter(packages, time_limit=170)
+    # Of the browsers' sockets, so that they soon fall behind.
     with open("/proc/sys/net/ipv4/tcp_rmem", "w") as receive_buffer:
         receive_buffer.write("4096 65536 65536")
-    other = http.server.ThreadingHTTPServer(("127.0.0.1", 8081), OfAnother)
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", 8081), EmptyPage)
     threading.Thread(target=other.serve_forever, daemon=True).start()
     everywhere = (a_conversation, the_page_itself, another_origin, lines_of_standard_input)
     only = {"Chromium": [its_colours], "Firefox": [no_complaint], "WebKit": []}

@@ -214,7 +214,7 @@ async def try_idle(proxy, keepalive):
 
 
 def main():
-    sandbox.enter([*PACKAGES, "nginx", "caddy", "chromium", "chromium-driver"], time_limit=110)
+    sandbox.enter([*PACKAGES, "nginx", "caddy", "chromium", "chromium-driver"], time_limit=170)
     if len(sys.argv) > 2:
         keep_nothing()
         make_certificate()

@@ -15,7 +15,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # The key of an element in W3C 
 
 
 class Browser:
-    """A child of its driver, which listens on 127.0.0.1."""
+    """Started by its driver, which listens on 127.0.0.1."""
 
     port = 4444
 
@@ -105,7 +105,7 @@ class WebKit(Browser):
 
 
 class Firefox(Browser):
-    """Debian has no driver for it, but it takes the same commands itself, by other names and over bare TCP."""
+    """Speaks Marionette, which has WebDriver's commands by other names, over TCP: Debian has no geckodriver."""
 
     port = 2828
     NAMES = {
@@ -150,7 +150,7 @@ class Firefox(Browser):
         self.process.wait()
 
     def console(self):
-        """What the browser itself has to say, not the page."""
+        """The messages of the browser's own console, where complaints about a page are too."""
         self.marionette("Marionette:SetContext", {"value": "chrome"})
         messages = self.run("Services.console.getMessageArray().map(message => message.message)")
         self.marionette("Marionette:SetContext", {"value": "content"})
