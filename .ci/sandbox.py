@@ -16,14 +16,8 @@ checks = 0
 def enter(packages, time_limit):
     """Installs Debian's packages and begins the script anew inside; the rest of it runs only there."""
     if INSIDE not in os.environ:
-        missing = [p for p in packages if subprocess.run(["dpkg", "-s", p], capture_output=True).returncode]
-        if missing:
-            print("installing", *missing, flush=True)
-            apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
-            environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run([*apt, "update"], check=True, stdout=subprocess.DEVNULL)
-            install = [*apt, "install", "--no-install-recommends", *missing]
-            subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=environment)
+        install = os.path.join(os.path.dirname(__file__), "install.sh")
+        subprocess.run([install, *packages], check=True)
         os.environ[INSIDE] = "1"
         namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         os.execvp("unshare", ["unshare", *namespaces, PYTHON, *sys.argv])

@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Checks deploy/wspush.service: .ci/service [path of the program]
+# Checks deploy/wspush.service: .ci/service.sh [path of the program], as root; on Debian it installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v systemd-analyze >/dev/null; then
-    apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends systemd >/dev/null
-fi
+.ci/install.sh systemd
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 unit=$folder/wspush.service

@@ -1,14 +1,11 @@
 #!/usr/bin/env bash
-# Speaks with the release binary ($1) through two clients that are not ours, curl and Python's websockets.
+# Speaks with the program through two clients that are not ours, curl and Python's websockets:
+# .ci/smoke.sh [path of the program], as root; on Debian it installs what it needs.
 set -euo pipefail
+cd "$(dirname "$0")/.."
+
 program=${1:-target/release/wspush}
-for package in curl python3-venv; do
-  dpkg -s "$package" >/dev/null 2>&1 || missing+=" $package"
-done
-if [ -n "${missing:-}" ]; then
-  apt-get -qq update
-  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >/dev/null
-fi
+.ci/install.sh curl python3-venv
 scratch=$(mktemp -d) server=
 trap 'kill $server 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
