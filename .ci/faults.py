@@ -8,13 +8,17 @@ the same comes again, the memory may not grow further.
 import contextlib
 import os
 import resource
+import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import sandbox
-from sandbox import check, until
-from watcher import HEAD, SLACK, Watched, connect, elsewhere, streaming, upgraded
+from sandbox import Server, check, until
+from watcher import HEAD, PONG, SLACK, Watched, connect, elsewhere, streaming, upgraded
 
 FEW = 100  # Descriptors.
 KEEPALIVE = 2
@@ -34,6 +38,38 @@ def handshakes_stay_half_open(server):
         client.sendall(HEAD[:-2])
     for client in clients:
         assert client.recv(12) == b"HTTP/1.1 408", "no 408"
+
+
+def heads_come_byte_by_byte(server):
+    """Each byte may cost the server little more than it costs who sends it, however much head lies before it."""
+
+    def adversaries():
+        clients = [connect(server.port) for _ in range(50)]
+        for client in clients:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 120 + b"x: " + b"a" * 40_000)
+        return clients
+
+    def dribble(clients):
+        while True:
+            for client in clients:
+                client.send(b"a")
+
+    before = server.processor_time()
+    with elsewhere(adversaries, dribble) as process:
+        device = connect(server.port)
+        device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in HEAD:
+            device.send(bytes([byte]))
+            time.sleep(0.001)
+        assert device.recv(12) == b"HTTP/1.1 101", "no 101"
+        device.close()
+        until(lambda: server.descriptors() == server.before)
+        with open(f"/proc/{process}/schedstat") as schedstat:
+            theirs = int(schedstat.read().split()[0]) / 1e9
+    spent = server.processor_time() - before
+    print(f"  {spent:.2f} s of processor time for 10 s of 50 adversaries, who took {theirs:.2f} s")
+    assert spent < 3 * theirs, "a byte costs more than it should"
 
 
 def clients_stop_reading(server):
@@ -63,8 +99,54 @@ def clients_are_cut_off(server):
     clients = [join[n % 2](server.port, address=FAR) for n in range(200)]
     subprocess.run(["ip", "address", "delete", FAR + "/32", "dev", "lo"], check=True)
     until(lambda: server.descriptors() == server.before)
+    left = subprocess.run(["ss", "-Htn", "dst", FAR], capture_output=True, text=True, check=True).stdout
+    assert not left, f"{left.count(chr(10))} sockets outlive their connections"
     for client in clients:
         client.close()
+
+
+def the_server_stands_still(server):
+    """Over the moment at which clients would have been judged silent. Their pongs came in time, but were not read.
+    More clients than tokio takes events from one poll (1,024)."""
+    clients = [upgraded(server.port) for _ in range(3000)]
+    begin = time.monotonic()
+
+    def at(seconds):
+        time.sleep(max(0, begin + seconds - time.monotonic()))
+
+    def pong():
+        for client in clients:
+            client.sendall(PONG)
+
+    pong()
+    deadline = 2 * KEEPALIVE
+    at(deadline - 0.45)
+    server.process.send_signal(signal.SIGSTOP)
+    at(deadline - 0.4)
+    pong()
+    at(deadline + 0.45)
+    server.process.send_signal(signal.SIGCONT)
+    at(deadline + 1.5)
+    dropped = server.before + len(clients) - server.descriptors()
+    assert not dropped, f"{dropped} clients were dropped"
+    for client in clients:
+        client.close()
+
+
+def a_client_reads_slowly():
+    """500 bytes/s through small buffers: the kernel reports room to the server only now and then."""
+    server = Server("--listen", "127.0.0.1:0", "--interval", "0.001")
+    before = server.descriptors()
+    client = streaming(server.port, receive_buffer=2048)
+    for second in range(40):
+        client.recv(500)
+        # The pings that it would answer wait behind what it has not read yet.
+        client.sendall(PONG)
+        time.sleep(1)
+        assert server.descriptors() > before, f"closed after {second} s: {server.log()}"
+    check("a client that reads 500 bytes/s stays for 40 s", True)
+    client.close()
+    server.stop()
 
 
 def no_descriptors_are_left(server):
@@ -80,6 +162,42 @@ def no_descriptors_are_left(server):
         client.close()
     until(lambda: server.descriptors() == server.before)
     upgraded(server.port).close()
+
+
+def the_server_is_full():
+    what = "a full server"
+    server = Watched("--max-connections", "1")  # The watcher's.
+    silent, slow = connect(server.port), connect(server.port)
+    begin = time.monotonic()
+    slow.sendall(HEAD[:-2])
+    time.sleep(0.5)
+    slow.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sys.exit(f"answered {slow.recv(100)} before the head was there")
+    slow.settimeout(20)
+    slow.sendall(HEAD[-2:])
+    answer = slow.recv(4096)
+    waited = time.monotonic() - begin
+    right = answer.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: " in answer.lower() and waited < 1
+    check(f"{what} answers 503 once the head is there", right, (answer, waited))
+    answer = silent.recv(4096)
+    waited = time.monotonic() - begin
+    right = answer.startswith(b"HTTP/1.1 503 ") and 1.9 < waited < 3
+    check(f"{what} answers 503 after 2 s without a head", right, (answer, waited))
+    slow.close()
+    silent.close()
+    server.suffer(what, health_checks)
+    server.end(what)
+
+
+def health_checks(server):
+    """As load balancers do them."""
+    time.sleep(0.5)
+    before = server.log()
+    for _ in range(20):
+        connect(server.port).close()
+    time.sleep(0.5)
+    assert server.log() == before, server.log().removeprefix(before)
 
 
 def connect_until_refused(port):
@@ -100,16 +218,26 @@ def the_server_stops_in_a_storm():
     server.judge(what, f"exit status 0 after {time.monotonic() - begin:.2f} s")
 
 
+def stalled_writes():
+    """Two times the 60 s after which such a write ends a connection."""
+    what = "clients stop reading"
+    server = Watched()
+    server.suffer(what, clients_stop_reading)
+    server.end(what)
+
+
 def quick_faults():
     server = Watched()
     server.suffer("two thousand clients are killed in the same instant", clients_are_killed, 10, 10 * SLACK)
     server.suffer("a thousand handshakes stay half open", handshakes_stay_half_open)
-    server.suffer("clients stop reading", clients_stop_reading)
+    server.suffer("heads come byte by byte", heads_come_byte_by_byte, 1)
     server.suffer("clients say nonsense", clients_say_nonsense)
+    server.suffer("health checks", health_checks)
     server.end("clients that misbehave")
 
     server = Watched("--keepalive", str(KEEPALIVE))
     server.suffer("clients are cut off", clients_are_cut_off)
+    server.suffer("the server stands still", the_server_stands_still, slack=10 * SLACK)
     server.end("keepalive")
 
     few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW))
@@ -118,6 +246,7 @@ def quick_faults():
     server.end("no descriptors are left")
     check("no descriptors are left: the log says so once", server.log().count("Too many open files") == 1, server.log())
 
+    the_server_is_full()
     the_server_stops_in_a_storm()
 
 
@@ -125,7 +254,11 @@ def main():
     sandbox.enter(["iproute2"], time_limit=300)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    quick_faults()
+    with ThreadPoolExecutor() as slow:
+        faults = [slow.submit(fault) for fault in (stalled_writes, a_client_reads_slowly)]
+        quick_faults()
+        for fault in faults:
+            fault.result()
     print(f"{sandbox.checks} passed, 0 failed")
 
 
