@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks deploy/wspush.service: .ci/service.sh [path of the program], as root; on Debian it installs what it needs.
+# Checks deploy/wspush.service, alone and with each of its drop-ins: .ci/service.sh [path of the program], as root; on
+# Debian it installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,8 +8,14 @@ cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 unit=$folder/wspush.service
-# Where it is installed there may be no program yet.
-sed "s|/usr/local/bin/wspush|$(realpath "${1:-target/release/wspush}")|" deploy/wspush.service >"$unit"
-systemd-analyze verify "$unit"
-# Fails for an exposure of more than 1.5 (of 10).
-systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
+program=$(realpath "${1:-target/release/wspush}")
+mkdir "$unit.d"
+shopt -s nullglob
+for drop_in in '' deploy/wspush-*.conf; do
+  # Where it is installed there may be no program yet.
+  sed "s|/usr/local/bin/wspush|$program|" deploy/wspush.service >"$unit"
+  [ -z "$drop_in" ] || sed "s|/usr/local/bin/wspush|$program|" "$drop_in" >"$unit.d/drop-in.conf"
+  systemd-analyze verify "$unit"
+  # Fails for an exposure of more than 1.5 (of 10).
+  systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
+done
