@@ -40,22 +40,15 @@ impl Limits {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             warn!(%error, "can't raise the file-descriptor limit");
         }
-        let workers = available_parallelism().map_or(1, NonZero::get);
         let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         try_descriptors(descriptors)?;
-        let threads = workers + RESERVED_THREADS;
-        try_threads(threads).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("starting takes {threads} threads: {error}"),
-            )
-        })?;
+        try_threads().map_err(|error| too_few_threads(&error))?;
         let spare = descriptors.saturating_sub(RESERVED_FDS);
-        // The server refuses as many at once as a third of its connections, up to 64.
+        // The rest is for connections that are refused, of which there are up to 64 at once.
         let connections = spare - (spare / 4).clamp(1, 64);
         Ok(Self {
-            workers,
+            workers: workers(),
             connections,
         })
     }
@@ -77,9 +70,23 @@ fn try_descriptors(limit: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn try_threads(count: usize) -> io::Result<()> {
+/// One for each core.
+fn workers() -> usize {
+    available_parallelism().map_or(1, NonZero::get)
+}
+
+/// The error of a thread that can't be started, with how many it takes.
+pub(crate) fn too_few_threads(error: &io::Error) -> io::Error {
+    let needed = workers() + RESERVED_THREADS;
+    io::Error::new(
+        error.kind(),
+        format!("starting takes {needed} threads: {error}"),
+    )
+}
+
+fn try_threads() -> io::Result<()> {
     let mut threads = Vec::new();
-    for _ in 0..count {
+    for _ in 0..workers() + RESERVED_THREADS {
         let (end, ended) = mpsc::channel::<()>();
         let thread = thread::Builder::new().spawn(move || ended.recv())?;
         threads.push((end, thread));

@@ -24,8 +24,9 @@ fn main() -> ExitCode {
     let stderr = match Output::start(io::stderr()) {
         Ok(output) => Arc::new(output),
         Err(error) => {
+            let error = limits::too_few_threads(&error);
             // Not eprintln!, which panics when standard error is broken.
-            let _ = writeln!(io::stderr(), "wspush: can't start a thread: {error}");
+            let _ = writeln!(io::stderr(), "wspush: {error}");
             return ExitCode::FAILURE;
         }
     };

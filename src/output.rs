@@ -3,19 +3,23 @@
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write},
+    iter,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, SyncSender},
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{self, Receiver, Sender},
     },
     thread,
     time::Duration,
 };
 
-use tracing::warn;
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime, SystemTime},
+};
 
-/// How many texts may wait to be written. When nobody reads, what does not fit is lost.
-const QUEUE_LIMIT: usize = 4096;
+/// How many bytes may wait to be written. When nobody reads, what does not fit is lost.
+const QUEUE_LIMIT: usize = 1024 * 1024;
 
 /// How long texts are gathered before they are written: a storm of clients is not to cost a write for each line.
 const BATCH_DELAY: Duration = Duration::from_millis(10);
@@ -27,17 +31,25 @@ const RETRY_DELAY: Duration = Duration::from_millis(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The way to a standard stream. `tracing_subscriber::fmt` writes a whole line at a time.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Output {
-    queue: SyncSender<Text>,
-    lost: Arc<AtomicU64>,
+    queue: Sender<Text>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bytes that wait to be written.
+    waiting: AtomicUsize,
+    /// Texts that did not fit.
+    lost: AtomicUsize,
 }
 
 #[derive(Debug)]
 enum Text {
     Bytes(Box<[u8]>),
-    /// All before it is written.
-    Flush(mpsc::Sender<()>),
+    /// All before it is written once this is dropped.
+    Flush(Sender<()>),
 }
 
 impl Output {
@@ -47,14 +59,14 @@ impl Output {
     ///
     /// When the system has none left.
     pub(crate) fn start(stream: impl Write + Send + 'static) -> io::Result<Self> {
-        let (queue, queued) = mpsc::sync_channel(QUEUE_LIMIT);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let (queue, queued) = mpsc::channel();
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
         // Never joined: it may never get to write.
         thread::Builder::new()
             .name("output".into())
             .spawn(move || write_queued(stream, &queued, &counted))?;
-        Ok(Self { queue, lost })
+        Ok(Self { queue, counts })
     }
 
     /// Has the text written, whole.
@@ -63,18 +75,22 @@ impl Output {
     }
 
     fn queue(&self, text: Box<[u8]>) {
-        if self.queue.try_send(Text::Bytes(text)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let Counts { waiting, lost } = &*self.counts;
+        let size = text.len();
+        if waiting.fetch_add(size, Relaxed) + size > QUEUE_LIMIT {
+            waiting.fetch_sub(size, Relaxed);
+            lost.fetch_add(1, Relaxed);
+            return;
         }
+        // The thread ends only after this.
+        let _ = self.queue.send(Text::Bytes(text));
     }
 
     /// Waits until all is written, or for a while.
     pub(crate) fn flush(&self) {
-        let (written, is_written) = mpsc::channel();
-        // A full queue means that nobody reads.
-        if self.queue.try_send(Text::Flush(written)).is_ok() {
-            let _ = is_written.recv_timeout(FLUSH_TIMEOUT);
-        }
+        let (flush, flushed) = mpsc::channel();
+        let _ = self.queue.send(Text::Flush(flush));
+        let _ = flushed.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
@@ -90,28 +106,34 @@ impl Write for &Output {
 }
 
 /// Writes as long as there is an [`Output`]. The stream may block for ever or be broken: only this thread waits for it.
-fn write_queued(mut stream: impl Write, queued: &Receiver<Text>, lost: &AtomicU64) {
-    let mut batch = Vec::new();
+fn write_queued(mut stream: impl Write, queued: &Receiver<Text>, counts: &Counts) {
     while let Ok(first) = queued.recv() {
+        let mut batch = Vec::new();
         let mut flushes = Vec::new();
-        for text in [first]
-            .into_iter()
-            .chain(queued.try_iter().take(QUEUE_LIMIT))
-        {
+        for text in iter::once(first).chain(queued.try_iter()) {
             match text {
                 Text::Bytes(bytes) => batch.extend_from_slice(&bytes),
-                Text::Flush(written) => flushes.push(written),
+                Text::Flush(flush) => flushes.push(flush),
             }
         }
+        let size = batch.len();
+        report_lost(&mut batch, counts.lost.swap(0, Relaxed));
         // A broken stream is no reason to end: then nobody wants to know.
         let _ = write_all(&mut stream, &batch);
-        batch = Vec::new();
-        flushes.clear();
-        let lost = lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            warn!(lost, "log lines were lost, since nobody read them in time");
-        }
+        counts.waiting.fetch_sub(size, Relaxed);
+        drop(flushes);
         thread::sleep(BATCH_DELAY);
+    }
+}
+
+/// Adds a line of the log that says so: through the log itself it could get lost too.
+fn report_lost(batch: &mut Vec<u8>, lost: usize) {
+    if lost > 0 {
+        let mut time = String::new();
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        let line =
+            format!("{time}  WARN log lines were lost, nobody read them in time lost={lost}\n");
+        batch.extend_from_slice(line.as_bytes());
     }
 }
 

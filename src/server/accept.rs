@@ -136,13 +136,11 @@ enum Permit {
 
 impl<F> Shared<F> {
     pub(super) fn new(context: Context<F>, max_connections: usize) -> Self {
-        // A fraction, so that few descriptors are not all taken by clients that are refused.
-        let max_refusals = (max_connections / 3).clamp(1, MAX_REFUSALS);
         Self {
             context,
             max_connections,
             connection_permits: Arc::new(Semaphore::new(max_connections)),
-            refusal_permits: Arc::new(Semaphore::new(max_refusals)),
+            refusal_permits: Arc::new(Semaphore::new(MAX_REFUSALS)),
         }
     }
 
