@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     handshake::{self, HandshakeError, Policy, Rejection, Request, Response},
-    io::{ActivityStream, linger},
+    io::{ActivityStream, LINGER_TIMEOUT, linger},
     notifications::Source,
     session::{CloseReason, Session, Shutdown, Socket},
 };
@@ -49,7 +49,7 @@ where
     {
         let connected = Instant::now();
         let timer = pin!(sleep_until(connected));
-        // In a box, since it needs far more memory than the session and is soon over.
+        // Beginning and end are in boxes, to take no memory in between.
         let Some((socket, source)) = Box::pin(self.handshake(stream, peer)).await else {
             return false;
         };
@@ -60,7 +60,7 @@ where
             Ok(Err(reason)) => reason,
             Err(_) => CloseReason::panic(),
         };
-        session.close(&reason).await;
+        Box::pin(session.close(&reason)).await;
         let seconds = connected.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
         info!(peer = %session.peer, reason = reason.to_string(), notifications = session.pushed, seconds, "disconnected");
@@ -124,7 +124,7 @@ where
 
 async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &Response) {
     if response.send(stream).await.is_ok() {
-        linger(stream).await;
+        linger(stream, LINGER_TIMEOUT).await;
     }
 }
 

@@ -17,9 +17,12 @@ const RESERVED_FDS: usize = 24;
 /// The least that is of use: one connection, and one that is refused meanwhile.
 const MIN_FDS: usize = RESERVED_FDS + 2;
 
-/// Threads beside one for each core: one each for the two standard streams, for resolving the host and for the input,
-/// with one to spare.
-const RESERVED_THREADS: usize = 5;
+/// Threads beside one for each core: the main one, one each for the two standard streams, for resolving the host and for
+/// the input, with one to spare.
+const RESERVED_THREADS: usize = 6;
+
+/// Of these, the main one and that of standard error are there already.
+const STARTED_THREADS: usize = 2;
 
 /// What the program may use.
 #[derive(Debug)]
@@ -86,7 +89,7 @@ pub(crate) fn too_few_threads(error: &io::Error) -> io::Error {
 
 fn try_threads() -> io::Result<()> {
     let mut threads = Vec::new();
-    for _ in 0..workers() + RESERVED_THREADS {
+    for _ in STARTED_THREADS..workers() + RESERVED_THREADS {
         let (end, ended) = mpsc::channel::<()>();
         let thread = thread::Builder::new().spawn(move || ended.recv())?;
         threads.push((end, thread));

@@ -23,8 +23,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub(crate) use self::close::CloseReason;
-pub(crate) use self::socket::Socket;
+pub(crate) use self::{close::CloseReason, socket::Socket};
 use self::{
     close::NO_BINARY,
     keepalive::{Keepalive, Verdict},
@@ -168,7 +167,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         };
         // What fails here has no consequence: the connection is over.
         if sent.is_ok() && self.flush().await.is_ok() {
-            self.socket.linger().await;
+            self.socket.linger(reason.linger_timeout()).await;
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::timeout,
 };
@@ -45,8 +45,8 @@ struct Shared {
     backlog: Backlog,
     /// How many notifications were read, published or not.
     read: AtomicU64,
-    /// Changes when something was published, and when the input has ended.
-    published: watch::Sender<()>,
+    /// Something was published, or the input has ended.
+    published: Notify,
 }
 
 impl Lines {
@@ -64,7 +64,7 @@ impl Lines {
         let shared = Arc::new(Shared {
             backlog: Backlog::default(),
             read: AtomicU64::new(0),
-            published: watch::Sender::new(()),
+            published: Notify::new(),
         });
         let (queue, queued) = mpsc::channel(QUEUE);
         let counted = Arc::clone(&shared);
@@ -90,7 +90,6 @@ impl Lines {
     pub fn source(&self) -> LinesSource {
         LinesSource {
             shared: Arc::clone(&self.0),
-            published: self.0.published.subscribe(),
             cursor: None,
             since: 0,
         }
@@ -108,16 +107,16 @@ impl Shared {
                 let depth = self.backlog.len();
                 is_patient |= depth == 0;
                 if depth == LIMIT && is_patient {
-                    self.published.send_replace(());
+                    self.published.notify_waiters();
                     is_patient = timeout(PATIENCE, self.backlog.emptied()).await.is_ok();
                 }
                 self.backlog.push(line);
             }
-            self.published.send_replace(());
+            self.published.notify_waiters();
             self.backlog.taken_by_readers().await;
         }
         self.backlog.end();
-        self.published.send_replace(());
+        self.published.notify_waiters();
     }
 }
 
@@ -125,7 +124,6 @@ impl Shared {
 #[derive(Debug)]
 pub struct LinesSource {
     shared: Arc<Shared>,
-    published: watch::Receiver<()>,
     /// The client's place in the backlog, once it has said `start`.
     cursor: Option<Cursor>,
     /// How many notifications had been read before.
@@ -155,13 +153,12 @@ impl Source for LinesSource {
 
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
         loop {
-            self.published.mark_unchanged();
+            let shared = Arc::clone(&self.shared);
+            // Before looking, so that what is published meanwhile is not missed.
+            let published = shared.published.notified();
             match self.take() {
                 Taken::Line(_, line) => return Ok(line),
-                Taken::Nothing => {
-                    // Never fails: the sender is shared with this.
-                    let _ = self.published.changed().await;
-                }
+                Taken::Nothing => published.await,
                 Taken::Ended => return Err(close(CloseCode::Normal, "the input has ended")),
                 Taken::Lost => {
                     let reason = "fell more than 4096 lines behind, some were lost";

@@ -1,6 +1,6 @@
 //! The WebSocket under the session: messages in, messages and notifications out, each write in bounded time.
 
-use std::task::Poll;
+use std::{task::Poll, time::Duration};
 
 use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.0.get_ref().last_write()
     }
 
-    pub(super) async fn linger(&mut self) {
-        linger(self.0.get_mut()).await;
+    pub(super) async fn linger(&mut self, limit: Duration) {
+        linger(self.0.get_mut(), limit).await;
     }
 }
