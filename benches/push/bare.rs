@@ -1,13 +1,15 @@
 //! The reference: the same work with next to nothing around it.
 //!
-//! One thread, one epoll, one send for each notification, some thirty bytes for each connection. What it leaves out is
+//! One thread, one epoll, one send for each notification, some fifty bytes for each connection. What it leaves out is
 //! what makes a server: limits, timeouts, refusals, most of RFC 6455.
 
+mod counter;
+mod lines;
+
 use std::{
-    collections::VecDeque,
     io::{ErrorKind, Read, Write},
     os::fd::AsRawFd,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Args;
@@ -19,18 +21,25 @@ use tokio::runtime::Builder;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use wspush::{HostPort, listen};
 
+use self::{counter::Counter, lines::Lines};
 use crate::Result;
 
+/// Those of wspush that the bench uses.
 #[derive(Args)]
 pub(crate) struct Options {
     #[arg(long)]
     listen: HostPort,
+    #[arg(long, required_unless_present = "stdin")]
+    interval: Option<f64>,
     #[arg(long)]
-    interval: f64,
+    stdin: bool,
 }
 
 /// No connection has descriptor 0.
 const LISTENER: Token = Token(0);
+
+/// Its connections, by descriptor.
+type Connections = Vec<Option<Connection>>;
 
 struct Connection {
     stream: TcpStream,
@@ -38,17 +47,25 @@ struct Connection {
     number: u32,
     /// When that is due, in nanoseconds since the server's begin.
     due: u64,
+    /// What did not fit into the kernel's buffer.
+    rest: Vec<u8>,
+}
+
+/// What is pushed.
+trait Source {
+    /// The client with this descriptor has said `start`.
+    fn start(&mut self, connection: &mut Connection, descriptor: u32);
+
+    /// Sends what is due, and returns how long until more is, if that is known.
+    fn push(&mut self, connections: &mut Connections) -> Result<Option<Duration>>;
 }
 
 struct Server {
     poll: Poll,
     listener: TcpListener,
-    begin: Instant,
-    interval: u64,
-    /// By descriptor.
-    connections: Vec<Option<Connection>>,
-    /// What is due when for which descriptor. All intervals being equal, what is put in last is due last.
-    queue: VecDeque<(u64, u32)>,
+    interest: Interest,
+    connections: Connections,
+    source: Box<dyn Source>,
 }
 
 /// Serves until it is killed.
@@ -62,25 +79,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut listener = TcpListener::from_std(listener.into_std()?);
     println!("ws://{}/", listener.local_addr()?);
     let poll = Poll::new()?;
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
-    let interval = Duration::from_secs_f64(options.interval).as_nanos();
+    let registry = poll.registry();
+    registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+    let (source, interest): (Box<dyn Source>, _) = match options.interval {
+        Some(interval) => (Box::new(Counter::every(interval)?), Interest::READABLE),
+        None => (
+            Box::new(Lines::of_standard_input(registry)?),
+            Interest::READABLE | Interest::WRITABLE,
+        ),
+    };
     let mut server = Server {
         poll,
         listener,
-        begin: Instant::now(),
-        interval: interval.try_into()?,
+        interest,
         connections: Vec::new(),
-        queue: VecDeque::new(),
+        source,
     };
     let mut events = Events::with_capacity(1024);
     loop {
-        let timeout = server.push_due();
+        let timeout = server.source.push(&mut server.connections)?;
         server.poll.poll(&mut events, timeout)?;
         for event in &events {
             match event.token() {
                 LISTENER => server.accept()?,
-                Token(descriptor) => server.hear(descriptor)?,
+                Token(descriptor) if event.is_readable() => server.hear(descriptor)?,
+                _ => {}
             }
         }
     }
@@ -97,7 +120,7 @@ impl Server {
             let descriptor = usize::try_from(stream.as_raw_fd())?;
             self.poll
                 .registry()
-                .register(&mut stream, Token(descriptor), Interest::READABLE)?;
+                .register(&mut stream, Token(descriptor), self.interest)?;
             if self.connections.len() <= descriptor {
                 self.connections.resize_with(descriptor + 1, || None);
             }
@@ -105,69 +128,37 @@ impl Server {
                 stream,
                 number: 0,
                 due: 0,
+                rest: Vec::new(),
             });
         }
     }
 
-    /// Takes what the clients of this bench say, each in one piece: the request, `start`, Close.
+    /// Takes what the clients of this bench say, each in one piece: the request, `start` with a ping, Close.
     fn hear(&mut self, descriptor: usize) -> Result<()> {
-        let Some(connection) = &mut self.connections[descriptor] else {
+        let place = self.connections.get_mut(descriptor);
+        // Or it is standard input that can be read.
+        let Some(Some(connection)) = place else {
             return Ok(());
         };
         let mut buffer = [0; 512];
         let size = connection.stream.read(&mut buffer).unwrap_or(0);
         match &buffer[..size] {
             [b'G', ..] => connection.stream.write_all(&answer(&buffer[..size])?)?,
-            [0x81, 0x85, masked @ ..] if masked.len() == 9 => {
+            [0x81, 0x85, masked @ ..] if masked.len() > 9 => {
                 let said = [0, 1, 2, 3, 4].map(|i| masked[4 + i] ^ masked[i % 4]);
                 if said == *b"start" {
-                    connection.number = 1;
-                    connection.due = nanoseconds(self.begin);
-                    self.queue
-                        .push_front((connection.due, u32::try_from(descriptor)?));
+                    self.source.start(connection, u32::try_from(descriptor)?);
+                    connection.stream.write_all(b"\x8a\0")?;
                 }
             }
             // A Close, or the end.
             _ => {
-                let _ = connection.stream.write(&[0x88, 0]);
+                let _ = connection.stream.write(b"\x88\0");
                 self.connections[descriptor] = None;
             }
         }
         Ok(())
     }
-
-    /// Sends what is due, and tells how long until the next is.
-    fn push_due(&mut self) -> Option<Duration> {
-        let now = nanoseconds(self.begin);
-        while let Some(&(due, descriptor)) = self.queue.front() {
-            if due > now {
-                return Some(Duration::from_nanos(due - now));
-            }
-            self.queue.pop_front();
-            let place = &mut self.connections[descriptor as usize];
-            // It may be gone, and another have its descriptor.
-            if let Some(connection) = place.as_mut().filter(|connection| connection.due == due) {
-                if push(connection).is_err() {
-                    *place = None;
-                    continue;
-                }
-                connection.due += self.interval;
-                self.queue.push_back((connection.due, descriptor));
-            }
-        }
-        None
-    }
-}
-
-fn push(connection: &mut Connection) -> Result<()> {
-    let mut frame = [0; 32];
-    let mut rest = &mut frame[2..];
-    write!(rest, "Notification {}", connection.number)?;
-    let length = 30 - rest.len();
-    frame[0] = 0x81;
-    frame[1] = length.try_into()?;
-    connection.number += 1;
-    Ok(connection.stream.write_all(&frame[..2 + length])?)
 }
 
 fn answer(request: &[u8]) -> Result<Vec<u8>> {
@@ -178,9 +169,4 @@ fn answer(request: &[u8]) -> Result<Vec<u8>> {
         .ok_or("no key")?;
     let accept = derive_accept_key(key.as_bytes());
     Ok(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").into_bytes())
-}
-
-fn nanoseconds(since: Instant) -> u64 {
-    // Enough for five hundred years.
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -2,146 +2,117 @@
 //!
 //! One thread and one epoll, storms aside, as lean as the bare server, since both share the machine with what is measured.
 
+mod connection;
+mod counter;
+mod lines;
+
 use std::{
     ffi::OsString,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, Read},
     mem, thread,
     time::{Duration, Instant},
 };
 
 use clap::Args;
-use mio::{Events, Interest, Poll, Token, net::TcpStream, unix::SourceFd};
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
+use self::{
+    connection::{CLOSE, Connection, Heard, PONG, START},
+    counter::Counter,
+    lines::Lines,
+};
 use crate::{
     Result,
+    load::{Kind, Load},
     server::{Server, Times},
     storm::storm,
-    table::{Figures, count},
 };
 
 #[derive(Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    load: Load,
+    /// How many handshakes are under way at once
     #[arg(long)]
-    connections: usize,
-    #[arg(long)]
-    interval: f64,
-    /// In seconds.
+    in_flight: usize,
+    /// In seconds
     #[arg(long)]
     time_limit: u64,
     #[arg(last = true)]
     program: Vec<OsString>,
 }
 
-/// How long the streaming connections are measured.
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// How long the clients take to say `start`, one after another, at least.
-const SPREAD: Duration = Duration::from_secs(2);
-
-/// How far behind they may fall and still make up for it. Those that say `start` in the same moment are due in the same
-/// moment ever after, and the last of them late.
+/// How far behind they may fall when they say `start` one after another, and still make up for it. Those that say it in
+/// the same moment are due in the same moment ever after, and the last of them late.
 const HURRY: Duration = Duration::from_millis(2);
 
-/// What has not come this long after all was measured counts as lost.
+/// What has not come after this long without any progress counts as lost.
 const LOST: Duration = Duration::from_secs(20);
-
-// The client's frames, all masked with 0 (RFC 6455 §5.3 wants chance for the sake of proxies, and here are none).
-const START: &[u8] = b"\x81\x85\0\0\0\0start";
-const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
-const CLOSE: &[u8] = b"\x88\x80\0\0\0\0";
 
 /// The token of standard input; the others are places in the list of connections.
 const INPUT: Token = Token(usize::MAX);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let server = Server::start(&options.program, options.interval)?;
-    let mut clients = Clients::new(options)?;
-    let figures = measure(&mut clients, &server, options.connections)?;
-    println!("{}", figures.map(|figure| figure.to_string()).join(" "));
+    let load = &options.load;
+    let mut server = Server::start(&options.program, &load.source())?;
+    let figures = match load.kind {
+        Kind::Counter => counter::measure(&mut Clients::new(options, Counter::of(load))?, &server),
+        Kind::Hold => counter::hold(&mut Clients::new(options, Counter::of(load))?, &server),
+        Kind::Lines => lines::measure(&mut Clients::new(options, Lines::default())?, &mut server),
+        Kind::Burst => lines::burst(&mut Clients::new(options, Lines::default())?, &mut server),
+    }?;
+    let figures: Vec<_> = figures.iter().map(ToString::to_string).collect();
+    println!("{}", figures.join(" "));
     Ok(())
 }
 
-/// Two waves of clients come and go.
-fn measure(clients: &mut Clients, server: &Server, connections: usize) -> Result<Figures> {
-    let each = 1.0 / count(connections);
-    // A server that has let one client in has all the threads and descriptors that it needs for itself.
-    clients.storm(server, 1)?;
-    let descriptors = server.descriptors()? - 1;
-    clients.leave(server, descriptors)?;
-    let fresh = server.resident()?;
-
-    let first = clients.storm(server, connections)?;
-    clients.start()?;
-    println!("streaming");
-    while !clients.told {
-        clients.turn(None)?;
-    }
-    let streaming = clients.stream(server)?;
-    let grown = server.resident()? - fresh;
-    clients.leave(server, descriptors)?;
-    let after_first = server.resident()?;
-    let mut lateness = mem::take(&mut clients.lateness);
-
-    let second = clients.storm(server, connections)?;
-    clients.start()?;
-    clients.leave(server, descriptors)?;
-    let after_second = server.resident()?;
-
-    let in_storms = |figure| second.unless_saturated(first.unless_saturated(figure));
-    let storms = first.clock + second.clock;
-    let notifications = count(lateness.len());
-    lateness.sort_unstable();
-    let at = |percent| streaming.unless_starved(f64::from(percentile(&lateness, percent)) / 1e3);
-    Ok([
-        in_storms(2.0 / each / storms.as_secs_f64()),
-        (first.server + second.server).as_secs_f64() * 1e6 * each / 2.0,
-        streaming.unless_saturated(streaming.server.as_secs_f64() * 1e6 / notifications),
-        at(50),
-        at(99),
-        grown * each,
-        after_first / 1024.0,
-        after_second / 1024.0,
-        (after_second - after_first) / 1024.0,
-    ])
-}
-
-fn percentile(sorted: &[u32], percent: usize) -> u32 {
+/// The place in the sorted list, in milliseconds; what is in the list are microseconds.
+fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let place = sorted.len() * percent / 100;
-    sorted.get(place).copied().unwrap_or_default()
+    f64::from(sorted.get(place).copied().unwrap_or_default()) / 1e3
 }
 
-struct Connection {
-    /// None when the server has closed it after a Close.
-    stream: Option<TcpStream>,
-    /// Whether it has sent a Close.
-    leaving: bool,
-    started: Option<Instant>,
-    /// How many notifications came.
-    received: u32,
-    /// The start of a frame whose end has not come yet.
-    rest: Vec<u8>,
+/// What clients look for in what they are sent.
+trait Check {
+    /// What stands before the number in each text.
+    const PREFIX: &'static [u8];
+
+    /// Takes a text, whose number the connection has. What is read now had come by the time `now`, or while others were
+    /// read.
+    fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()>;
 }
 
-struct Clients {
+/// What should not happen, and how often it did.
+#[derive(Debug, Default)]
+struct Faults {
+    /// Connections refused, or closed by the server.
+    failed: usize,
+    lost: usize,
+    out_of_sequence: usize,
+}
+
+struct Clients<C> {
     poll: Poll,
     events: Events,
-    interval: Duration,
+    /// Holds the largest frame and more.
+    buffer: Vec<u8>,
+    load: Load,
+    in_flight: usize,
     deadline: Instant,
     connections: Vec<Connection>,
-    /// How many are sent notifications, have left.
+    /// How many have an answer to `start`, have left.
     streaming: usize,
     left: usize,
-    /// Whether the bench has said to go on.
-    told: bool,
-    /// How late each notification came, in microseconds, while that is measured.
-    lateness: Vec<u32>,
-    measuring: bool,
+    /// Whether the clients of all servers are ready to be measured.
+    ready: bool,
     /// When the clients woke: what they then find to read had come by that time.
     now: Instant,
+    faults: Faults,
+    check: C,
 }
 
-impl Clients {
-    fn new(options: &Options) -> Result<Self> {
+impl<C: Check> Clients<C> {
+    fn new(options: &Options, check: C) -> Result<Self> {
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut SourceFd(&0), INPUT, Interest::READABLE)?;
@@ -149,45 +120,48 @@ impl Clients {
         Ok(Self {
             poll,
             events: Events::with_capacity(1024),
-            interval: Duration::from_secs_f64(options.interval),
+            buffer: vec![0; 128 * 1024],
+            load: options.load.clone(),
+            in_flight: options.in_flight,
             deadline: now + Duration::from_secs(options.time_limit),
             connections: Vec::new(),
             streaming: 0,
             left: 0,
-            told: false,
-            lateness: Vec::new(),
-            measuring: false,
+            ready: false,
             now,
+            faults: Faults::default(),
+            check,
         })
+    }
+
+    /// Returns how many descriptors the server has of its own, and its memory without connections. One that has let a
+    /// client in has all the threads and descriptors that it needs for itself.
+    fn warm_up(&mut self, server: &Server) -> Result<(usize, f64)> {
+        self.storm(server, 1)?;
+        let descriptors = server.descriptors()? - 1;
+        self.leave(server, descriptors)?;
+        Ok((descriptors, server.resident()?))
     }
 
     /// Has new clients take the place of those that have left.
     fn storm(&mut self, server: &Server, connections: usize) -> Result<Times> {
         self.connections.clear();
-        (self.streaming, self.left) = (0, 0);
-        let (streams, times) = storm(server, connections)?;
+        let (streams, times) = storm(server, connections, self.in_flight)?;
+        self.faults.failed += connections - streams.len();
         for mut stream in streams {
             let token = Token(self.connections.len());
             self.poll
                 .registry()
                 .register(&mut stream, token, Interest::READABLE)?;
-            self.connections.push(Connection {
-                stream: Some(stream),
-                leaving: false,
-                started: None,
-                received: 0,
-                rest: Vec::new(),
-            });
+            self.connections.push(Connection::new(stream));
         }
         Ok(times)
     }
 
-    /// Lets each say `start`, evenly spread, and waits until all are sent notifications.
-    fn start(&mut self) -> Result<()> {
-        let step = self
-            .interval
-            .max(SPREAD)
-            .div_f64(count(self.connections.len()));
+    /// Lets each say `start`, evenly spread, and waits until all have an answer.
+    fn start(&mut self, spread: Duration) -> Result<()> {
+        self.streaming = 0;
+        let step = spread / u32::try_from(self.connections.len().max(1))?;
         let mut due = Instant::now();
         for place in 0..self.connections.len() {
             self.turn_until(due)?;
@@ -195,57 +169,37 @@ impl Clients {
             let connection = &mut self.connections[place];
             // Before it is sent: no notification may come before that.
             connection.started = Some(now);
-            connection.send(START)?;
+            connection.send(START);
             due += step;
             if due + HURRY < now {
                 due = now;
             }
         }
-        while self.streaming < self.connections.len() {
-            self.turn(None)?;
+        while self.streaming < self.open().count() {
+            self.turn(self.deadline)?;
         }
         Ok(())
     }
 
-    /// Measures while all are sent notifications.
-    fn stream(&mut self, server: &Server) -> Result<Times> {
-        let begin = Instant::now();
-        let before = Times::now(begin, server)?;
-        self.measuring = true;
-        self.turn_until(begin + WINDOW)?;
-        self.measuring = false;
-        let times = Times::now(begin, server)?.since(before);
-        self.catch_up()?;
-        Ok(times)
-    }
-
-    /// Waits until all that was due by now has come. On a machine that does not keep pace that takes a while.
-    fn catch_up(&mut self) -> Result<()> {
-        let end = Instant::now();
-        for place in 0..self.connections.len() {
-            loop {
-                let connection = &self.connections[place];
-                let number = connection.received + 1;
-                if connection.due(self.interval, number)? > end {
-                    break;
-                }
-                if end.elapsed() > LOST {
-                    return Err(format!("notification {number} is lost").into());
-                }
-                self.turn(Some(end + LOST))?;
-            }
+    /// Waits until the clients of all servers are as far.
+    fn wait_for_the_others(&mut self) -> Result<()> {
+        println!("ready");
+        while !self.ready {
+            self.turn(self.deadline)?;
         }
         Ok(())
     }
 
     /// Closes them all, and waits until the server holds none any more.
     fn leave(&mut self, server: &Server, descriptors: usize) -> Result<()> {
+        self.left = 0;
+        let open = self.open().count();
         for connection in &mut self.connections {
-            connection.send(CLOSE)?;
+            connection.send(CLOSE);
             connection.leaving = true;
         }
-        while self.left < self.connections.len() {
-            self.turn(None)?;
+        while self.left < open {
+            self.turn(self.deadline)?;
         }
         while server.descriptors()? > descriptors {
             self.in_time()?;
@@ -254,9 +208,25 @@ impl Clients {
         Ok(())
     }
 
+    fn open(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().filter(|client| client.is_open())
+    }
+
+    /// For what has no figure for faults.
+    fn without_faults(&self) -> Result<()> {
+        match self.faults {
+            Faults {
+                failed: 0,
+                lost: 0,
+                out_of_sequence: 0,
+            } => Ok(()),
+            _ => Err(format!("{:?}", self.faults).into()),
+        }
+    }
+
     fn turn_until(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
-            self.turn(Some(end))?;
+            self.turn(end)?;
         }
         Ok(())
     }
@@ -268,20 +238,22 @@ impl Clients {
         Ok(())
     }
 
-    /// Waits for something to read, until `end` or for a while, and reads it.
-    fn turn(&mut self, end: Option<Instant>) -> Result<()> {
-        let end = end.unwrap_or(self.deadline).min(self.deadline);
+    /// Waits for something to read, until `end` at most, and reads it.
+    fn turn(&mut self, end: Instant) -> Result<()> {
+        let end = end.min(self.deadline);
         let timeout = end.saturating_duration_since(Instant::now());
         self.poll.poll(&mut self.events, Some(timeout))?;
         self.now = Instant::now();
         self.in_time()?;
         let events = mem::replace(&mut self.events, Events::with_capacity(0));
+        let mut buffer = mem::take(&mut self.buffer);
         for event in &events {
             match event.token() {
                 INPUT => self.hear_the_bench()?,
-                Token(place) => self.hear(place)?,
+                Token(place) => self.hear(place, &mut buffer)?,
             }
         }
+        self.buffer = buffer;
         self.events = events;
         Ok(())
     }
@@ -290,92 +262,47 @@ impl Clients {
         if io::stdin().read(&mut [0])? == 0 {
             return Err("the bench has ended".into());
         }
-        self.told = true;
+        self.ready = true;
         Ok(())
     }
 
-    fn hear(&mut self, place: usize) -> Result<()> {
-        let mut buffer = [0; 16 * 1024];
+    fn hear(&mut self, place: usize, buffer: &mut [u8]) -> Result<()> {
         let connection = &mut self.connections[place];
-        let kept = connection.rest.len();
-        buffer[..kept].copy_from_slice(&connection.rest);
-        let Some(stream) = &mut connection.stream else {
+        let Some(size) = connection.read(buffer) else {
             return Ok(());
         };
-        let size = match stream.read(&mut buffer[kept..]) {
-            Ok(0) if connection.leaving => {
-                connection.stream = None;
-                self.left += 1;
-                return Ok(());
-            }
-            Ok(0) => return Err("the server has closed a connection".into()),
-            Ok(size) => kept + size,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let used = self.take(place, &buffer[..size])?;
-        let rest = &mut self.connections[place].rest;
-        rest.clear();
-        rest.extend_from_slice(&buffer[used..size]);
-        // No other event tells of what a full buffer left, or of an end that came along with the Close.
-        if size == buffer.len() || self.connections[place].leaving {
-            return self.hear(place);
-        }
-        Ok(())
-    }
-
-    /// Takes the whole frames, and tells how many bytes these were.
-    fn take(&mut self, place: usize, data: &[u8]) -> Result<usize> {
         let mut used = 0;
-        while let [opcode, length @ ..=125, rest @ ..] = &data[used..] {
-            let length = usize::from(*length);
-            let Some(payload) = rest.get(..length) else {
-                break;
-            };
-            used += 2 + length;
-            match opcode {
-                0x81 => self.take_notification(place, payload)?,
-                0x89 if payload.is_empty() => self.connections[place].send(PONG)?,
-                0x88 if self.connections[place].leaving => {}
-                _ => return Err(format!("unexpected frame {opcode:#x}, {payload:?}").into()),
+        while let Some((heard, length)) = Heard::parse(&buffer[used..size])? {
+            used += length;
+            match heard {
+                Heard::Text(text) => {
+                    self.faults.out_of_sequence += usize::from(!connection.count::<C>(text)?);
+                    self.check.take(connection, &mut self.now)?;
+                }
+                Heard::Ping => connection.send(PONG),
+                Heard::Pong => self.streaming += 1,
+                Heard::Close(_) if connection.leaving => {}
+                Heard::Close(code) => {
+                    if self.faults.failed == 0 {
+                        eprintln!("the server has closed a connection with {code}");
+                    }
+                    self.faults.failed += 1;
+                    connection.end();
+                    return Ok(());
+                }
             }
         }
-        Ok(used)
-    }
-
-    fn take_notification(&mut self, place: usize, text: &[u8]) -> Result<()> {
-        let connection = &mut self.connections[place];
-        connection.received += 1;
-        let number = connection.received;
-        let due = connection.due(self.interval, number)?;
-        let said = text.strip_prefix(b"Notification ").unwrap_or_default();
-        if str::from_utf8(said)?.parse() != Ok(number) {
-            let text = String::from_utf8_lossy(text);
-            return Err(format!("{text:?} instead of number {number}").into());
+        if size == 0 {
+            connection.end();
+            self.left += usize::from(connection.leaving);
+            self.faults.failed += usize::from(!connection.leaving);
+            return Ok(());
         }
-        // It may have come while others were read.
-        if due > self.now {
-            self.now = Instant::now();
-        }
-        let Some(late) = self.now.checked_duration_since(due) else {
-            return Err(format!("notification {number} came too early").into());
-        };
-        self.streaming += usize::from(number == 1);
-        if self.measuring {
-            self.lateness.push(u32::try_from(late.as_micros())?);
+        connection.keep(&buffer[used..size]);
+        // No other event comes for what a full buffer left, or for an end that came along with the Close.
+        if size == buffer.len() || connection.leaving {
+            return self.hear(place, buffer);
         }
         Ok(())
-    }
-}
-
-impl Connection {
-    fn send(&mut self, frame: &[u8]) -> Result<()> {
-        let stream = self.stream.as_mut().ok_or("no connection")?;
-        Ok(stream.write_all(frame)?)
-    }
-
-    fn due(&self, interval: Duration, number: u32) -> Result<Instant> {
-        let started = self.started.ok_or("a notification before start")?;
-        Ok(started + interval * (number - 1))
     }
 }

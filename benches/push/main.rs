@@ -5,6 +5,9 @@
 
 mod bare;
 mod client;
+mod fleet;
+mod load;
+mod million;
 mod server;
 mod storm;
 mod table;
@@ -14,46 +17,76 @@ use std::{
     error::Error,
     ffi::OsString,
     fs,
-    io::{BufRead, BufReader, Write},
     num::NonZero,
     path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::ArgPredicate::IsPresent};
+
+use self::{
+    fleet::Fleet,
+    load::{Kind, Load},
+    table::Table,
+};
 
 /// Any failure ends the whole run: a figure that was not checked is worth nothing.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A run ends within five minutes.
+/// A run ends within five minutes, and with very many connections within ten.
 const TIME_LIMIT: Duration = Duration::from_secs(290);
+const TIME_LIMIT_OF_A_MILLION: Duration = Duration::from_secs(590);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wspush");
 
 /// The seconds between notifications that are measured: many a second, and few.
 const INTERVALS: [f64; 2] = [0.2, 2.0];
 
+/// The lines a second that are measured: few, many, and more than a server can send to ten thousand clients.
+const PACES: [f64; 3] = [1.0, 5.0, 50.0];
+
+/// How many clients a burst of lines is measured with, unless there are fewer.
+const BURSTS: [usize; 2] = [10, 1000];
+
 /// Measures wspush and a bare reference server, in turn.
 #[derive(Parser)]
 struct Options {
-    /// How many connections, over all servers
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    /// How many connections, over all servers [default: 10000]
+    #[arg(long, value_name = "N", hide_default_value = true)]
+    #[arg(
+        default_value = "10000",
+        default_value_if("million", IsPresent, "1000000")
+    )]
     connections: usize,
 
     /// Seconds between notifications [default: first 0.2, then 2]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", default_value_if("million", IsPresent, "120"))]
     interval: Option<f64>,
 
     /// How often each server is measured
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
 
-    /// How many servers side by side share the connections: a process may not hold enough descriptors for all
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// How many servers side by side share the connections: a process may not hold enough descriptors for all [default: 1]
+    #[arg(long, value_name = "N", hide_default_value = true)]
+    #[arg(default_value = "1", default_value_if("million", IsPresent, "60"))]
     servers: NonZero<usize>,
 
-    /// A server to compare with instead of the bare one; it must take wspush's --listen and --interval
+    /// The --keepalive of wspush
+    #[arg(long, value_name = "S", default_value_if("million", IsPresent, "900"))]
+    keepalive: Option<u32>,
+
+    /// Measures how wspush pushes lines of standard input, instead of its counter
+    #[arg(long, conflicts_with = "interval")]
+    stdin: bool,
+
+    /// Holds a million connections for a minute, and compares with nothing. Sets --connections, --servers, --interval
+    /// and --keepalive unless these are given
+    #[arg(long, conflicts_with_all = ["stdin", "rounds", "reference"])]
+    million: bool,
+
+    /// A server to compare with instead of the bare one; it must take wspush's --listen, --interval and --stdin
     #[arg(long, value_name = "PATH")]
     reference: Option<OsString>,
 
@@ -74,13 +107,58 @@ enum Role {
     Client(client::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let options = Options::parse();
-    rlimit::increase_nofile_limit(u64::MAX)?;
-    match &options.role {
+    let done = match &options.role {
+        None if options.million => hold(&options),
         None => measure(&options),
         Some(Role::Bare(bare)) => bare::run(bare),
         Some(Role::Client(client)) => client::run(client),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Options {
+    fn loads(&self) -> Vec<Load> {
+        let most = self.connections / self.servers;
+        let load = |kind, pace, connections| Load {
+            kind,
+            pace,
+            connections,
+        };
+        if self.stdin {
+            let paces = PACES.map(|pace| load(Kind::Lines, pace, most));
+            let bursts = BURSTS.map(|connections| load(Kind::Burst, 0.0, most.min(connections)));
+            return paces.into_iter().chain(bursts).collect();
+        }
+        let kind = if self.million {
+            Kind::Hold
+        } else {
+            Kind::Counter
+        };
+        let intervals = match self.interval {
+            Some(interval) => vec![interval],
+            None => INTERVALS.to_vec(),
+        };
+        let intervals = intervals.into_iter();
+        intervals
+            .map(|interval| load(kind, interval, most))
+            .collect()
+    }
+
+    /// wspush's command line, but for what each load adds.
+    fn wspush(&self) -> Vec<OsString> {
+        let mut command = vec![PROGRAM.into()];
+        if let Some(seconds) = self.keepalive {
+            command.extend(["--keepalive".into(), seconds.to_string().into()]);
+        }
+        command
     }
 }
 
@@ -102,20 +180,19 @@ fn build() -> Result<()> {
     }
 }
 
-/// Measures every load in every round, and prints the table.
+/// Measures every load in every round, and prints the tables.
 fn measure(options: &Options) -> Result<()> {
     let begin = Instant::now();
+    rlimit::increase_nofile_limit(u64::MAX)?;
     let this = env::current_exe()?.into_os_string();
     build()?;
-    let wspush = vec![PROGRAM.into()];
     let reference = match &options.reference {
         Some(path) => vec![path.clone()],
         None => vec![this, "bare".into()],
     };
-    let intervals = options
-        .interval
-        .map_or(INTERVALS.to_vec(), |interval| vec![interval]);
-    let mut loads: Vec<_> = intervals.into_iter().map(table::Load::new).collect();
+    let programs = [options.wspush(), reference];
+    let servers = options.servers.get();
+    let mut tables: Vec<_> = options.loads().into_iter().map(Table::of).collect();
     for round in 1..=options.rounds {
         let expected = begin
             .elapsed()
@@ -125,100 +202,43 @@ fn measure(options: &Options) -> Result<()> {
             break;
         }
         eprintln!("round {round} of {}", options.rounds);
-        for load in &mut loads {
+        for table in &mut tables {
             // The first is not always the same, for a machine may get slower while it works.
-            let mut programs = [&wspush, &reference];
-            programs.rotate_left((round + 1) % 2);
-            let mut figures = programs
-                .map(|program| measure_once(options, load.interval, program, begin + TIME_LIMIT));
-            figures.rotate_right((round + 1) % 2);
-            let [wspush, reference] = figures;
-            load.add(wspush?, reference?);
+            let mut turns = [0, 1];
+            turns.rotate_left((round + 1) % 2);
+            let mut figures = [vec![], vec![]];
+            for turn in turns {
+                let fleet =
+                    Fleet::start(servers, &table.load, &programs[turn], begin + TIME_LIMIT)?;
+                figures[turn] = fleet.measure(&table.load)?;
+            }
+            table.add(figures);
         }
     }
-    table::print(options.connections, options.servers.get(), &loads);
+    println!(
+        "{} connections, {servers} server(s), median (least–most) of the rounds",
+        options.connections
+    );
+    for table in &tables {
+        table.print(servers);
+    }
     let size = fs::metadata(PROGRAM)?.len();
     println!("wspush is {} KiB large", size / 1024);
     Ok(())
 }
 
-/// Starts the servers and their clients, and collects what these measured.
-fn measure_once(
-    options: &Options,
-    interval: f64,
-    program: &[OsString],
-    deadline: Instant,
-) -> Result<table::Figures> {
-    let connections = options.connections / options.servers;
-    let mut clients = (0..options.servers.get())
-        .map(|_| Client::start(connections, interval, program, deadline))
-        .collect::<Result<Vec<_>>>()?;
-    // Nothing is measured before the connections of all servers stream.
-    for client in &mut clients {
-        client.line()?;
-    }
-    for client in &mut clients {
-        client.go()?;
-    }
-    let figures = clients.iter_mut().map(Client::figures);
-    Ok(table::over_all(&figures.collect::<Result<Vec<_>>>()?))
-}
-
-/// A process of clients with its server. Both end when this is dropped, or when this process ends in any other way.
-struct Client {
-    process: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Client {
-    fn start(
-        connections: usize,
-        interval: f64,
-        program: &[OsString],
-        deadline: Instant,
-    ) -> Result<Self> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut process = Command::new(env::current_exe()?)
-            .arg("client")
-            .args(["--connections", &connections.to_string()])
-            .args(["--interval", &interval.to_string()])
-            .args(["--time-limit", &left.as_secs().to_string()])
-            .arg("--")
-            .args(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = process.stdout.take().ok_or("no standard output")?;
-        Ok(Self {
-            process,
-            output: BufReader::new(output),
-        })
-    }
-
-    fn go(&mut self) -> Result<()> {
-        let input = self.process.stdin.as_mut().ok_or("no standard input")?;
-        Ok(input.write_all(b"\n")?)
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        if self.output.read_line(&mut line)? == 0 {
-            return Err("the clients failed, see above".into());
-        }
-        Ok(line)
-    }
-
-    fn figures(&mut self) -> Result<table::Figures> {
-        let line = self.line()?;
-        let figures = line.split_whitespace().map(str::parse);
-        let figures: Vec<f64> = figures.collect::<std::result::Result<_, _>>()?;
-        figures.try_into().map_err(|_| line.into())
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // This closes its standard input first, whereupon it ends its server and itself.
-        let _ = self.process.wait();
-    }
+/// Holds very many connections, where the machine can.
+fn hold(options: &Options) -> Result<()> {
+    let begin = Instant::now();
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;
+    let servers = options.servers.get();
+    let load = options.loads().pop().ok_or("no load")?;
+    million::check(servers, &load, descriptors)?;
+    build()?;
+    million::hold(
+        servers,
+        &load,
+        &options.wspush(),
+        begin + TIME_LIMIT_OF_A_MILLION,
+    )
 }

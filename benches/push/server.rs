@@ -1,11 +1,11 @@
-//! A server process: starting and ending it, and what the kernel tells of it.
+//! A server process: starting and ending it, and what the kernel knows of it.
 
 use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -19,13 +19,13 @@ pub(crate) struct Server {
 
 impl Server {
     /// Returns when it accepts connections.
-    pub(crate) fn start(program: &[OsString], interval: f64) -> Result<Self> {
+    pub(crate) fn start(program: &[OsString], source: &[String]) -> Result<Self> {
         let (name, arguments) = program.split_first().ok_or("no program")?;
         let mut process = Command::new(name)
             .args(arguments)
             .args(["--listen", "127.0.0.1:0"])
-            .args(["--interval", &interval.to_string()])
-            .stdin(Stdio::null())
+            .args(source)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -40,6 +40,11 @@ impl Server {
         let host = host.ok_or_else(|| format!("{} printed no URL, but {url:?}", name.display()))?;
         server.address = host.trim_end_matches('/').parse()?;
         Ok(server)
+    }
+
+    /// Its standard input, once.
+    pub(crate) fn input(&mut self) -> Result<ChildStdin> {
+        Ok(self.process.stdin.take().ok_or("no standard input")?)
     }
 
     fn file(&self, name: &str) -> String {

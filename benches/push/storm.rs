@@ -21,21 +21,23 @@ use crate::{
 /// After this long without an answer the bench fails.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How many handshakes are under way at once, over all threads.
-const IN_FLIGHT: usize = 512;
-
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
 const ACCEPT: &[u8] = b"zkTGI6zVrOIDXiC4vnn1Rf37YFw=";
 
-/// Connects as fast as the server lets them in.
-pub(crate) fn storm(server: &Server, connections: usize) -> Result<(Vec<net::TcpStream>, Times)> {
+/// Connects as fast as the server lets them in, with so many handshakes under way at once over all threads. Returns the
+/// connections of which something came.
+pub(crate) fn storm(
+    server: &Server,
+    connections: usize,
+    in_flight: usize,
+) -> Result<(Vec<net::TcpStream>, Times)> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let begin = Instant::now();
     let before = Times::now(begin, server)?;
     let shares = thread::scope(|scope| {
         let start = |thread| {
             let share = connections * (thread + 1) / threads - connections * thread / threads;
-            scope.spawn(move || connect_all(server.address, share, IN_FLIGHT.div_ceil(threads)))
+            scope.spawn(move || connect_all(server.address, share, in_flight.div_ceil(threads)))
         };
         let running: Vec<_> = (0..threads).map(start).collect();
         let ended = running
@@ -58,24 +60,37 @@ fn connect_all(
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(in_flight);
     let mut streams = Vec::with_capacity(connections);
-    let mut open = 0;
-    while open < connections {
-        while streams.len() < connections.min(open + in_flight) {
+    let mut done = 0;
+    let mut refused = None;
+    while done < connections {
+        while streams.len() < connections.min(done + in_flight) {
             let mut stream = connect(server)?;
             let token = Token(streams.len());
             poll.registry()
                 .register(&mut stream, token, Interest::READABLE)?;
-            streams.push(stream);
+            streams.push(Some(stream));
         }
         poll.poll(&mut events, Some(ANSWER))?;
         if events.is_empty() {
             return Err("the server lets nobody in".into());
         }
         for event in &events {
-            take_answer(&mut streams[event.token().0])?;
-            open += 1;
+            let place = &mut streams[event.token().0];
+            let Some(mut stream) = place.take() else {
+                continue;
+            };
+            done += 1;
+            match take_answer(&mut stream) {
+                Ok(()) => *place = Some(stream),
+                // The others that fail do so for the same reason.
+                Err(error) => refused = Some(error),
+            }
         }
     }
+    if let Some(error) = refused {
+        eprintln!("no connection: {error}");
+    }
+    let mut streams: Vec<_> = streams.into_iter().flatten().collect();
     for stream in &mut streams {
         poll.registry().deregister(stream)?;
     }

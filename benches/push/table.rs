@@ -1,20 +1,9 @@
 //! The table: medians and spreads of what was measured, and their ratios.
 
-/// What is measured in each round, in this order.
-pub(crate) const ROWS: [(&str, Across); 9] = [
-    ("handshakes/s", Across::Sum),
-    ("CPU for a handshake, µs", Across::Mean),
-    ("CPU for a notification, µs", Across::Mean),
-    ("lateness, median, ms", Across::Worst),
-    ("lateness, 99th percentile, ms", Across::Worst),
-    ("memory for a connection, bytes", Across::Mean),
-    ("memory after a wave of clients, KiB", Across::Sum),
-    ("memory after a second wave, KiB", Across::Sum),
-    ("growth from wave to wave, KiB", Across::Sum),
-];
+use crate::load::Load;
 
-/// One for each of [`ROWS`]. NaN where the client was saturated.
-pub(crate) type Figures = [f64; ROWS.len()];
+/// One for each row of a load. NaN where the client was saturated.
+pub(crate) type Figures = Vec<f64>;
 
 /// What one figure for several servers is.
 #[derive(Clone, Copy)]
@@ -24,65 +13,61 @@ pub(crate) enum Across {
     Worst,
 }
 
-/// All figures for the clients of one interval.
-pub(crate) struct Load {
-    pub(crate) interval: f64,
-    rounds: Vec<(Figures, Figures)>,
+/// All figures for one load.
+pub(crate) struct Table {
+    pub(crate) load: Load,
+    rounds: Vec<[Figures; 2]>,
 }
 
-impl Load {
-    pub(crate) fn new(interval: f64) -> Self {
+impl Table {
+    pub(crate) fn of(load: Load) -> Self {
         Self {
-            interval,
+            load,
             rounds: Vec::new(),
         }
     }
 
-    pub(crate) fn add(&mut self, wspush: Figures, reference: Figures) {
-        self.rounds.push((wspush, reference));
+    /// Those of wspush and of the reference.
+    pub(crate) fn add(&mut self, figures: [Figures; 2]) {
+        self.rounds.push(figures);
     }
 
-    fn print(&self, connections: f64) {
-        let rate = connections / self.interval;
-        let title = format!("every {} s: {rate:.0} notifications/s", self.interval);
+    pub(crate) fn print(&self, servers: usize) {
         println!(
-            "{title:38} {:>26} {:>26} {:>20}",
-            "wspush", "reference", "ratio"
+            "{:38} {:>26} {:>26} {:>20}",
+            self.load.title(servers),
+            "wspush",
+            "reference",
+            "ratio"
         );
-        for (row, (name, _)) in ROWS.iter().enumerate() {
-            let column = |figure: fn(&(Figures, Figures), usize) -> f64| {
-                summary(self.rounds.iter().map(|round| figure(round, row)).collect())
+        for (row, (name, _)) in self.load.rows().iter().enumerate() {
+            let column = |figure: fn(&[f64; 2]) -> f64| {
+                let both = self.rounds.iter().map(|[a, b]| [a[row], b[row]]);
+                summary(both.map(|both| figure(&both)).collect())
             };
             println!(
                 "  {name:36} {:>26} {:>26} {:>20}",
-                column(|round, row| round.0[row]),
-                column(|round, row| round.1[row]),
-                column(|round, row| round.0[row] / round.1[row]),
+                column(|both| both[0]),
+                column(|both| both[1]),
+                column(|both| both[0] / both[1]),
             );
         }
     }
 }
 
 /// The figures for several servers as one.
-pub(crate) fn over_all(servers: &[Figures]) -> Figures {
-    let mut figures = [0.0; ROWS.len()];
-    for (row, (_, across)) in ROWS.iter().enumerate() {
+pub(crate) fn over_all(load: &Load, servers: &[Figures]) -> Figures {
+    let rows = load.rows().iter().enumerate();
+    rows.map(|(row, (_, across))| {
         let column = || servers.iter().map(|server| server[row]);
-        figures[row] = match across {
+        match across {
             Across::Sum => column().sum(),
             Across::Mean => column().sum::<f64>() / count(servers.len()),
             // A saturated client counts as the worst.
             Across::Worst => column().max_by(f64::total_cmp).unwrap_or(f64::NAN),
-        };
-    }
-    figures
-}
-
-pub(crate) fn print(connections: usize, servers: usize, loads: &[Load]) {
-    println!("{connections} connections, {servers} server(s), median (least–most) of the rounds");
-    for load in loads {
-        load.print(count(connections));
-    }
+        }
+    })
+    .collect()
 }
 
 fn summary(mut figures: Vec<f64>) -> String {
@@ -104,9 +89,12 @@ fn summary(mut figures: Vec<f64>) -> String {
 }
 
 /// Three digits say all that there is to say.
-fn digits(figure: f64) -> String {
+pub(crate) fn digits(figure: f64) -> String {
     if !figure.is_finite() {
         return "-".into();
+    }
+    if figure.fract() == 0.0 {
+        return figure.to_string();
     }
     let decimals = match figure.abs() {
         ..10.0 => 2,

@@ -1,0 +1,121 @@
+//! The lines of standard input: one frame for each, made once and sent to one client after the other.
+//!
+//! The slowest client holds all the others up: no further line is sent before everyone has the last one whole.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    mem,
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use mio::{Interest, Registry, Token, unix::pipe::Receiver};
+
+use super::{Connection, Connections, Source};
+use crate::Result;
+
+/// As much as a pipe holds.
+const CHUNK: usize = 64 * 1024;
+
+pub(super) struct Lines {
+    input: Receiver,
+    chunk: Vec<u8>,
+    /// What was read and not sent yet.
+    read: Vec<u8>,
+    /// The descriptors of the clients that don't have the last line whole.
+    behind: Vec<usize>,
+}
+
+impl Lines {
+    pub(super) fn of_standard_input(registry: &Registry) -> Result<Self> {
+        let mut input = Receiver::from(io::stdin().as_fd().try_clone_to_owned()?);
+        input.set_nonblocking(true)?;
+        registry.register(&mut input, Token(usize::MAX), Interest::READABLE)?;
+        Ok(Self {
+            input,
+            chunk: vec![0; CHUNK],
+            read: Vec::new(),
+            behind: Vec::new(),
+        })
+    }
+
+    fn send(&mut self, frame: &[u8], connections: &mut Connections) {
+        for (descriptor, place) in connections.iter_mut().enumerate() {
+            if let Some(connection) = place.as_mut().filter(|connection| connection.number > 0)
+                && !send(connection, frame)
+            {
+                self.behind.push(descriptor);
+            }
+        }
+    }
+}
+
+impl Source for Lines {
+    fn start(&mut self, connection: &mut Connection, _: u32) {
+        connection.number = 1;
+    }
+
+    fn push(&mut self, connections: &mut Connections) -> Result<Option<Duration>> {
+        self.behind.retain(|&descriptor| {
+            let connection = connections[descriptor].as_mut();
+            connection.is_some_and(|connection| {
+                let rest = mem::take(&mut connection.rest);
+                !send(connection, &rest)
+            })
+        });
+        let mut sent = 0;
+        while self.behind.is_empty() {
+            let rest = &self.read[sent..];
+            let Some(length) = rest.iter().position(|&byte| byte == b'\n') else {
+                break;
+            };
+            let frame = frame(&rest[..length]);
+            sent += length + 1;
+            self.send(&frame, connections);
+        }
+        self.read.drain(..sent);
+        if !self.behind.is_empty() {
+            // Room for one of them wakes the server up.
+            return Ok(None);
+        }
+        match self.input.read(&mut self.chunk) {
+            // A closed input stays readable.
+            Ok(0) => Ok(None),
+            Ok(size) => {
+                self.read.extend_from_slice(&self.chunk[..size]);
+                Ok(Some(Duration::ZERO))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether all of it fitted into the kernel's buffer. What is wrong with the connection shows when it is read.
+fn send(connection: &mut Connection, bytes: &[u8]) -> bool {
+    let sent = match connection.stream.write(bytes) {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(_) => return true,
+    };
+    connection.rest = bytes[sent..].to_vec();
+    connection.rest.is_empty()
+}
+
+fn frame(line: &[u8]) -> Vec<u8> {
+    let length = line.len();
+    let mut frame = vec![0x81];
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(length @ ..126), _) => frame.push(length),
+        (_, Ok(length)) => {
+            frame.push(126);
+            frame.extend(length.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(line);
+    frame
+}

@@ -1,0 +1,164 @@
+//! What a counter is measured by: each notification has a time of its own.
+
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
+
+use super::{Check, Clients, Connection, LOST, percentile};
+use crate::{
+    Result,
+    load::Load,
+    server::{Server, Times},
+    table::{Figures, count},
+};
+
+/// How long the streaming connections are measured.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// How long very many are held.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// How long the clients take to say `start`, one after another, at least.
+const SPREAD: Duration = Duration::from_secs(2);
+
+pub(super) struct Counter {
+    interval: Duration,
+    /// How late each notification came, in microseconds, while that is measured.
+    lateness: Vec<u32>,
+    measuring: bool,
+}
+
+impl Counter {
+    pub(super) fn of(load: &Load) -> Self {
+        Self {
+            interval: Duration::from_secs_f64(load.pace),
+            lateness: Vec::new(),
+            measuring: false,
+        }
+    }
+
+    fn due(&self, connection: &Connection, number: u32) -> Result<Instant> {
+        let started = connection.started.ok_or("a notification before start")?;
+        Ok(started + self.interval * (number - 1))
+    }
+}
+
+impl Check for Counter {
+    const PREFIX: &'static [u8] = b"Notification ";
+
+    fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()> {
+        let number = connection.received;
+        let due = self.due(connection, number)?;
+        // It may have come while others were read.
+        if due > *now {
+            *now = Instant::now();
+        }
+        let Some(late) = now.checked_duration_since(due) else {
+            return Err(format!("notification {number} came too early").into());
+        };
+        if self.measuring {
+            self.lateness.push(u32::try_from(late.as_micros())?);
+        }
+        Ok(())
+    }
+}
+
+/// Two waves of clients come and go.
+pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result<Figures> {
+    let connections = clients.load.connections;
+    let each = 1.0 / count(connections);
+    let spread = clients.check.interval.max(SPREAD);
+    let (descriptors, fresh) = clients.warm_up(server)?;
+
+    let first = clients.storm(server, connections)?;
+    clients.start(spread)?;
+    clients.wait_for_the_others()?;
+    let (streaming, lateness) = clients.stream(server, WINDOW)?;
+    let grown = server.resident()? - fresh;
+    clients.leave(server, descriptors)?;
+    let after_first = server.resident()?;
+
+    let second = clients.storm(server, connections)?;
+    clients.start(spread)?;
+    clients.leave(server, descriptors)?;
+    let after_second = server.resident()?;
+    clients.without_faults()?;
+
+    let in_storms = |figure| second.unless_saturated(first.unless_saturated(figure));
+    let storms = first.clock + second.clock;
+    let cpu = streaming.server.as_secs_f64() * 1e6 / count(lateness.len());
+    Ok(vec![
+        in_storms(2.0 / each / storms.as_secs_f64()),
+        (first.server + second.server).as_secs_f64() * 1e6 * each / 2.0,
+        streaming.unless_saturated(cpu),
+        streaming.unless_starved(percentile(&lateness, 50)),
+        streaming.unless_starved(percentile(&lateness, 99)),
+        grown * each,
+        after_first / 1024.0,
+        after_second / 1024.0,
+        (after_second - after_first) / 1024.0,
+    ])
+}
+
+/// One wave of clients, more than one server holds, is held for a while.
+pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Figures> {
+    let connections = clients.load.connections;
+    let (_, fresh) = clients.warm_up(server)?;
+    let opening = clients.storm(server, connections)?;
+    clients.start(clients.check.interval)?;
+    clients.wait_for_the_others()?;
+    let (streaming, lateness) = clients.stream(server, HOLD)?;
+    let grown = server.resident()? - fresh;
+    let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / streaming.clock.as_secs_f64();
+    Ok(vec![
+        count(clients.open().count()),
+        count(clients.faults.failed),
+        count(clients.faults.lost),
+        count(clients.faults.out_of_sequence),
+        opening.clock.as_secs_f64(),
+        count(lateness.len()) / HOLD.as_secs_f64(),
+        percentile(&lateness, 50),
+        percentile(&lateness, 99),
+        percentile(&lateness, 99),
+        share(streaming.server),
+        share(streaming.client),
+        grown / count(connections),
+    ])
+}
+
+impl Clients<Counter> {
+    /// Measures while all are sent notifications; returns how late these were, sorted.
+    fn stream(&mut self, server: &Server, window: Duration) -> Result<(Times, Vec<u32>)> {
+        let begin = Instant::now();
+        let before = Times::now(begin, server)?;
+        self.check.measuring = true;
+        self.turn_until(begin + window)?;
+        self.check.measuring = false;
+        let times = Times::now(begin, server)?.since(before);
+        self.catch_up()?;
+        let mut lateness = mem::take(&mut self.check.lateness);
+        lateness.sort_unstable();
+        Ok((times, lateness))
+    }
+
+    /// Waits until all that was due by now has come. On a machine that does not keep pace that takes a while.
+    fn catch_up(&mut self) -> Result<()> {
+        let end = Instant::now();
+        for place in 0..self.connections.len() {
+            while self.connections[place].is_open() {
+                let connection = &self.connections[place];
+                let next = self.check.due(connection, connection.received + 1)?;
+                if next > end {
+                    break;
+                }
+                if end.elapsed() > LOST {
+                    self.faults.lost += 1;
+                    break;
+                }
+                self.turn(end + LOST)?;
+            }
+        }
+        Ok(())
+    }
+}

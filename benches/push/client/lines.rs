@@ -1,0 +1,187 @@
+//! What lines of standard input are measured by: each is written once and due at once for everyone.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    process::ChildStdin,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Check, Clients, Connection, LOST, percentile};
+use crate::{
+    Result,
+    server::{Server, Times},
+    table::{Figures, count},
+};
+
+/// How long lines are written at an even pace, but no more of them than `MOST`: at the fastest pace no server keeps up
+/// with that many clients, and what then counts is how long it takes for all lines.
+const WINDOW: Duration = Duration::from_secs(5);
+const MOST: f64 = 100.0;
+
+/// How many of the longest follow, and their length.
+const LONG: u32 = 2;
+const LENGTH: usize = 64 * 1024;
+
+/// How many lines a burst has, unless the server takes longer for them than this.
+const BURST: u32 = 100_000;
+const BURST_WINDOW: Duration = Duration::from_secs(5);
+
+/// One line's way to the clients.
+struct Line {
+    written: Instant,
+    first: Option<Instant>,
+    last: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Lines {
+    /// Those whose times are measured.
+    timed: Vec<Line>,
+}
+
+impl Check for Lines {
+    const PREFIX: &'static [u8] = b"Line ";
+
+    fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()> {
+        let place = usize::try_from(connection.received)?.wrapping_sub(1);
+        if let Some(line) = self.timed.get_mut(place) {
+            line.first.get_or_insert(*now);
+            line.last = *now;
+        }
+        Ok(())
+    }
+}
+
+/// Lines at an even pace, then long ones.
+pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Result<Figures> {
+    let connections = clients.load.connections;
+    let pace = clients.load.pace;
+    let mut input = server.input()?;
+    let (_, fresh) = clients.warm_up(server)?;
+    clients.storm(server, connections)?;
+    clients.start(Duration::ZERO)?;
+    clients.wait_for_the_others()?;
+
+    let begin = Instant::now();
+    let before = Times::now(begin, server)?;
+    let mut number = 0;
+    while f64::from(number) < (WINDOW.as_secs_f64() * pace).min(MOST) {
+        clients.turn_until(begin + Duration::from_secs_f64(f64::from(number) / pace))?;
+        number += 1;
+        let written = Instant::now();
+        clients.check.timed.push(Line {
+            written,
+            first: None,
+            last: written,
+        });
+        input.write_all(format!("Line {number}\n").as_bytes())?;
+    }
+    clients.receive(number)?;
+    let times = Times::now(begin, server)?.since(before);
+    let grown = server.resident()? - fresh;
+    let delivered = clients.delivered();
+
+    for number in number + 1..=number + LONG {
+        let mut line = format!("Line {number} ").into_bytes();
+        line.resize(LENGTH, b'x');
+        line.push(b'\n');
+        input.write_all(&line)?;
+        clients.receive(number)?;
+    }
+    let grown_by_long = server.resident()? - fresh;
+    clients.without_faults()?;
+
+    let after = |time: fn(&Line) -> Instant| {
+        let lines = clients.check.timed.iter();
+        let times = lines.map(|line| u32::try_from((time(line) - line.written).as_micros()));
+        let mut times = times.collect::<std::result::Result<Vec<_>, _>>()?;
+        times.sort_unstable();
+        Result::Ok([50, 99].map(|percent| percentile(&times, percent)))
+    };
+    let first = after(|line| line.first.unwrap_or(line.last))?;
+    let last = after(|line| line.last)?;
+    let cpu = times.server.as_secs_f64() * 1e6 / delivered;
+    Ok(vec![
+        times.unless_saturated(cpu),
+        first[0],
+        first[1],
+        last[0],
+        last[1],
+        grown / count(connections),
+        grown_by_long / count(connections),
+    ])
+}
+
+/// Lines as fast as the server takes them.
+pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result<Figures> {
+    let input = server.input()?;
+    clients.storm(server, clients.load.connections)?;
+    clients.start(Duration::ZERO)?;
+    clients.wait_for_the_others()?;
+
+    let begin = Instant::now();
+    let before = Times::now(begin, server)?;
+    let producer = thread::spawn(|| produce(input));
+    while !producer.is_finished() {
+        clients.turn(Instant::now() + Duration::from_millis(10))?;
+    }
+    let (lines, end, _input) = producer.join().map_err(|_| "the producer panicked")??;
+    clients.receive(lines)?;
+    let late = end.elapsed();
+    let times = Times::now(begin, server)?.since(before);
+    let delivered = clients.delivered();
+    Ok(vec![
+        f64::from(lines),
+        delivered / times.clock.as_secs_f64(),
+        times.server.as_secs_f64() * 1e6 / delivered,
+        count(clients.faults.lost + clients.faults.out_of_sequence),
+        count(clients.faults.failed),
+        late.as_secs_f64() * 1e3,
+    ])
+}
+
+/// Writes the burst; returns how many lines it had and when it ended. The input stays open.
+fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
+    let begin = Instant::now();
+    let mut number = 0;
+    while number < BURST && begin.elapsed() < BURST_WINDOW {
+        let mut lines = String::new();
+        for _ in 0..100 {
+            number += 1;
+            writeln!(lines, "Line {number}")?;
+        }
+        input.write_all(lines.as_bytes())?;
+    }
+    Ok((number, Instant::now(), input))
+}
+
+impl Clients<Lines> {
+    /// Waits until everyone has that many lines.
+    fn receive(&mut self, lines: u32) -> Result<()> {
+        let mut progress = (Instant::now(), 0);
+        loop {
+            let missing = self.open().map(|client| lines - client.received);
+            let missing = usize::try_from(missing.map(u64::from).sum::<u64>())?;
+            if missing == 0 {
+                return Ok(());
+            }
+            if missing != progress.1 {
+                progress = (Instant::now(), missing);
+            }
+            if progress.0.elapsed() > LOST {
+                self.faults.lost += missing;
+                return Ok(());
+            }
+            self.turn(progress.0 + LOST)?;
+        }
+    }
+
+    fn delivered(&self) -> f64 {
+        self.connections
+            .iter()
+            .map(|client| f64::from(client.received))
+            .sum()
+    }
+}

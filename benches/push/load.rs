@@ -1,0 +1,103 @@
+//! The loads: what a server does while it is measured, and which figures come of it.
+
+use clap::{Args, ValueEnum};
+
+use crate::table::{
+    Across::{self, Mean, Sum, Worst},
+    count,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// A counter for each client, in two waves of clients
+    Counter,
+    /// A counter for each of very many clients that are held for a while
+    Hold,
+    /// Lines of standard input at an even pace
+    Lines,
+    /// Lines of standard input as fast as the server takes them
+    Burst,
+}
+
+#[derive(Clone, Args)]
+pub(crate) struct Load {
+    #[arg(long)]
+    pub(crate) kind: Kind,
+    /// Seconds between notifications, or lines for each second
+    #[arg(long)]
+    pub(crate) pace: f64,
+    /// How many clients each server has
+    #[arg(long)]
+    pub(crate) connections: usize,
+}
+
+impl Load {
+    pub(crate) fn title(&self, servers: usize) -> String {
+        let connections = self.connections * servers;
+        let pace = self.pace;
+        match self.kind {
+            Kind::Counter | Kind::Hold => {
+                let rate = count(connections) / pace;
+                format!("every {pace} s: {rate:.0} notifications/s")
+            }
+            Kind::Lines => format!("{pace} lines/s to {connections} clients"),
+            Kind::Burst => format!("a burst of lines to {connections} clients"),
+        }
+    }
+
+    /// As the server's command line has it.
+    pub(crate) fn source(&self) -> Vec<String> {
+        match self.kind {
+            Kind::Counter | Kind::Hold => vec!["--interval".into(), self.pace.to_string()],
+            Kind::Lines | Kind::Burst => vec!["--stdin".into()],
+        }
+    }
+
+    /// What is measured in each round, in this order.
+    pub(crate) fn rows(&self) -> &'static [(&'static str, Across)] {
+        match self.kind {
+            Kind::Counter => &[
+                ("handshakes/s", Sum),
+                ("CPU for a handshake, µs", Mean),
+                ("CPU for a notification, µs", Mean),
+                ("lateness, median, ms", Worst),
+                ("lateness, 99th percentile, ms", Worst),
+                ("memory for a connection, bytes", Mean),
+                ("memory after a wave of clients, KiB", Sum),
+                ("memory after a second wave, KiB", Sum),
+                ("growth from wave to wave, KiB", Sum),
+            ],
+            Kind::Hold => &[
+                ("connections", Sum),
+                ("failed", Sum),
+                ("lost", Sum),
+                ("out of sequence", Sum),
+                ("time to open, s", Worst),
+                ("notifications/s", Sum),
+                ("lateness, median, ms", Mean),
+                ("lateness, 99th percentile, ms", Mean),
+                ("  at the worst server", Worst),
+                ("CPU of the servers, % of one", Sum),
+                ("CPU of the clients, % of one", Sum),
+                ("memory for a connection, bytes", Mean),
+            ],
+            Kind::Lines => &[
+                ("CPU for a delivered line, µs", Mean),
+                ("at the first client, median, ms", Worst),
+                ("at the first, 99th percentile, ms", Worst),
+                ("at the last client, median, ms", Worst),
+                ("at the last, 99th percentile, ms", Worst),
+                ("memory for a connection, bytes", Mean),
+                ("  after lines of 64 KiB", Mean),
+            ],
+            Kind::Burst => &[
+                ("lines written", Sum),
+                ("lines delivered/s", Sum),
+                ("CPU for a delivered line, µs", Mean),
+                ("lines lost", Sum),
+                ("clients closed", Sum),
+                ("last line late by, ms", Worst),
+            ],
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Very many connections to servers side by side, held for a while.
+
+use std::{ffi::OsString, fs, time::Instant};
+
+use crate::{
+    Result,
+    fleet::Fleet,
+    load::Load,
+    table::{count, digits},
+};
+
+/// What a connection takes of the machine's memory: both ends, the kernel's part of each, and some to spare.
+const MEMORY: usize = 15_000;
+
+/// What a server, or its clients, may need besides the connections.
+const OWN_DESCRIPTORS: usize = 256;
+
+/// Opens and holds them, and prints the figures.
+pub(crate) fn hold(
+    servers: usize,
+    load: &Load,
+    program: &[OsString],
+    deadline: Instant,
+) -> Result<()> {
+    let before = meminfo("Slab:")?;
+    let fleet = Fleet::start(servers, load, program, deadline)?;
+    let kernel = meminfo("Slab:")?.saturating_sub(before);
+    let figures = fleet.measure(load)?;
+    println!("{servers} servers, {}", load.title(servers));
+    for ((name, _), &figure) in load.rows().iter().zip(&figures) {
+        println!("  {name:36} {:>10}", digits(figure));
+    }
+    let kernel = count(kernel) / count(servers * load.connections);
+    println!(
+        "  {:36} {:>10}",
+        "  in the kernel, both ends",
+        digits(kernel)
+    );
+    Ok(())
+}
+
+/// Says what they need, and fails where the machine does not have it.
+pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()> {
+    let connections = load.connections;
+    let process = connections + OWN_DESCRIPTORS;
+    let ports = numbers("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let files = numbers("/proc/sys/fs/file-nr")?;
+    let needs = [
+        (
+            "MiB of memory",
+            (servers * connections * MEMORY) >> 20,
+            meminfo("MemAvailable:")? >> 20,
+        ),
+        (
+            "ports for each server",
+            connections,
+            1 + ports[1] - ports[0],
+        ),
+        (
+            "descriptors for each process",
+            process,
+            usize::try_from(descriptors)?,
+        ),
+        (
+            "open files in all",
+            2 * servers * process,
+            files[2].saturating_sub(files[0]),
+        ),
+    ];
+    let mut all = Vec::new();
+    for (what, needed, there) in needs {
+        if needed > there {
+            return Err(format!("this takes {needed} {what}, and there are {there}").into());
+        }
+        all.push(format!("{needed} {what}"));
+    }
+    eprintln!("this takes {}", all.join(", "));
+    Ok(())
+}
+
+/// In bytes.
+fn meminfo(field: &str) -> Result<usize> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let size = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(1024 * size.ok_or("no such field of memory")?.parse::<usize>()?)
+}
+
+fn numbers(file: &str) -> Result<Vec<usize>> {
+    let text = fs::read_to_string(file)?;
+    let numbers = text.split_whitespace().map(str::parse);
+    Ok(numbers.collect::<std::result::Result<_, _>>()?)
+}
