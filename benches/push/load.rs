@@ -77,8 +77,8 @@ impl Load {
                 ("lateness, median, ms", Mean),
                 ("lateness, 99th percentile, ms", Mean),
                 ("  at the worst server", Worst),
-                ("CPU of the servers, % of one", Sum),
-                ("CPU of the clients, % of one", Sum),
+                ("CPU of the servers, % of all cores", Sum),
+                ("CPU of the clients, % of all cores", Sum),
                 ("memory for a connection, bytes", Mean),
             ],
             Kind::Lines => &[

@@ -126,7 +126,7 @@ fn main() -> ExitCode {
 
 impl Options {
     fn loads(&self) -> Vec<Load> {
-        let most = self.connections / self.servers;
+        let most = self.connections.div_ceil(self.servers.get());
         let load = |kind, pace, connections| Load {
             kind,
             pace,

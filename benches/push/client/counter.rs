@@ -2,6 +2,8 @@
 
 use std::{
     mem,
+    num::NonZero,
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -110,7 +112,9 @@ pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Fi
     clients.wait_for_the_others()?;
     let (streaming, lateness) = clients.stream(server, HOLD)?;
     let grown = server.resident()? - fresh;
-    let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / streaming.clock.as_secs_f64();
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let window = streaming.clock.as_secs_f64() * count(cores);
+    let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / window;
     Ok(vec![
         count(clients.open().count()),
         count(clients.faults.failed),
