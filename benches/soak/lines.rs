@@ -1,0 +1,256 @@
+//! Clients of all manners that are sent the lines of standard input.
+//!
+//! What each receives is a contiguous run of the input, from its `start` on, and ends with all of it and Close 1000, or
+//! with Close 1013 when it was too far behind, or where the client itself leaves. Nothing else may happen.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ChildStdin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    Tally,
+    socket::{PATIENCE, Socket, expect, say, upgrade},
+};
+
+/// How many lines the producer writes at once, in turn. The most are more than may wait for a client.
+const BURSTS: [u64; 6] = [1, 20, 1, 200, 1, 5000];
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Before the last few lines.
+const CALM: Duration = Duration::from_secs(3);
+
+/// How many lines may wait for a client.
+const BEHIND: u64 = 4096;
+
+/// The longest line that is not cut.
+const LONGEST: usize = 64 * 1024;
+
+/// The input: line 1, line 2, and so on.
+#[derive(Default)]
+pub(crate) struct Input {
+    /// How many lines the producer has written, or begun to write.
+    written: AtomicU64,
+    ending: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Input {
+    /// Writes until the input is to end.
+    pub(crate) fn start(self: Arc<Self>, mut input: ChildStdin) -> JoinHandle<io::Result<()>> {
+        thread::spawn(move || {
+            for burst in BURSTS.iter().cycle() {
+                thread::sleep(PAUSE);
+                if self.ending.load(SeqCst) {
+                    break;
+                }
+                self.write(*burst, &mut input)?;
+            }
+            // All that waits for slow clients would take longer than the server has at its end.
+            thread::sleep(CALM);
+            self.write(BURSTS[1], &mut input)?;
+            self.ended.store(true, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn write(&self, burst: u64, input: &mut ChildStdin) -> io::Result<()> {
+        let first = 1 + self.written.fetch_add(burst, SeqCst);
+        let lines = (first..first + burst).map(|number| line(number) + "\n");
+        // An empty line is no notification.
+        input.write_all((lines.collect::<String>() + "\r\n").as_bytes())
+    }
+
+    pub(crate) fn end(&self) {
+        self.ending.store(true, SeqCst);
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(SeqCst)
+    }
+}
+
+/// A line that only this number has. Most are short, some up to the limit, and a few beyond.
+fn line(number: u64) -> String {
+    let random = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    let length = match random % 1000 {
+        0 => 60_000 + random % 20_000,
+        1..=5 => random % 60_000,
+        _ => random % 200,
+    };
+    let letters = b"abcdefghijklmnopqrstuvwxyz";
+    let letter = char::from(letters[usize::try_from(number % 26).unwrap_or(0)]);
+    let letters = (0..length).map(|_| letter);
+    format!("{number} ").chars().chain(letters).collect()
+}
+
+/// One client, which connects again as often as its manners end its connection.
+pub(crate) async fn live(
+    server: SocketAddr,
+    client: u64,
+    input: Arc<Input>,
+    until: Instant,
+) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    sleep(Duration::from_millis(client % 1000)).await;
+    while Instant::now() < until {
+        let turn = client / 10 + tally.connections;
+        let over = until.min(Instant::now() + Duration::from_secs(2 + turn % 7));
+        let mut reader = Reader::start(server, &input, client % 10 > 6).await?;
+        let (manner, closed) = match client % 10 {
+            0..5 => ("stays", reader.read(until, Duration::ZERO).await),
+            5 => ("comes again", reader.read(over, Duration::ZERO).await),
+            6 => ("resets", reader.read(over, Duration::ZERO).await),
+            7 => ("is slow", reader.read(over, Duration::from_millis(5)).await),
+            _ => {
+                sleep_until(over).await;
+                ("stalls", reader.read(until, Duration::ZERO).await)
+            }
+        };
+        let ended = match closed {
+            Ok(None) if manner == "resets" => reader.reset(),
+            Ok(None) => reader.leave().await,
+            Ok(Some(code)) => reader.check_end(code),
+            Err(error) => Err(error),
+        };
+        ended.map_err(|error| format!("a client that {manner}: {error}"))?;
+        tally.add(&reader.tally);
+    }
+    Ok(tally)
+}
+
+/// A client that stays until the input ends, with the time that it has for this.
+pub(crate) async fn stay(
+    server: SocketAddr,
+    input: Arc<Input>,
+    until: Instant,
+) -> Result<Tally, String> {
+    let mut reader = Reader::start(server, &input, false).await?;
+    match reader.read(until, Duration::ZERO).await? {
+        Some(code) => reader.check_end(code)?,
+        None => return Err("the input has ended, and the connection has not".into()),
+    }
+    Ok(reader.tally)
+}
+
+/// A connection that is sent lines, and checks them.
+struct Reader {
+    socket: Socket,
+    input: Arc<Input>,
+    /// The last line that came, or was written before `start` for sure.
+    last: u64,
+    tally: Tally,
+}
+
+impl Reader {
+    async fn start(server: SocketAddr, input: &Arc<Input>, small: bool) -> Result<Self, String> {
+        let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
+        if small {
+            // So that it is soon behind when it does not read.
+            let done = socket.set_recv_buffer_size(4096);
+            done.map_err(|error| error.to_string())?;
+        }
+        let mut reader = Self {
+            socket: upgrade(socket, server).await?,
+            input: input.clone(),
+            last: 0,
+            tally: Tally {
+                connections: 1,
+                ..Tally::default()
+            },
+        };
+        say(&mut reader.socket, "please").await?;
+        let answer = Message::text("You did not say the magic word!");
+        expect(&mut reader.socket, answer).await?;
+        say(&mut reader.socket, "start").await?;
+        say(&mut reader.socket, Message::Ping("started".into())).await?;
+        Ok(reader)
+    }
+
+    /// Reads until `over`, and rests after each line; returns the close code if the server has closed by then.
+    async fn read(&mut self, over: Instant, rest: Duration) -> Result<Option<u16>, String> {
+        loop {
+            match timeout_at(over, self.socket.next()).await {
+                Ok(Some(Ok(Message::Text(text)))) => self.take(&text)?,
+                // Whatever was written before the server answered may be missing, and nothing after that.
+                Ok(Some(Ok(Message::Pong(_)))) if self.last == 0 => {
+                    self.last = self.input.written();
+                }
+                Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+                Ok(Some(Ok(Message::Close(None)))) => return Ok(Some(1005)),
+                Ok(Some(Ok(Message::Close(Some(close))))) => return Ok(Some(close.code.into())),
+                Ok(ended) => return Err(format!("{ended:?} after line {}", self.last)),
+                Err(_) => return Ok(None),
+            }
+            if !rest.is_zero() {
+                sleep(rest).await;
+            }
+        }
+    }
+
+    fn take(&mut self, text: &str) -> Result<(), String> {
+        let number = text
+            .split(' ')
+            .next()
+            .and_then(|number| number.parse().ok());
+        let number = number.ok_or_else(|| format!("{text:?} is no line"))?;
+        let first = self.tally.notifications == 0;
+        let due = if first && (self.last == 0 || number <= self.last) {
+            number
+        } else {
+            self.last + 1
+        };
+        let mut line = line(due);
+        line.truncate(LONGEST);
+        if text != line {
+            return Err(format!("line {number} after line {}", self.last));
+        }
+        self.last = number;
+        self.tally.notifications += 1;
+        Ok(())
+    }
+
+    async fn leave(&mut self) -> Result<(), String> {
+        say(&mut self.socket, Message::Close(None)).await?;
+        let closed = self.read(Instant::now() + PATIENCE, Duration::ZERO).await?;
+        match closed {
+            Some(1005) => Ok(()),
+            Some(code) => self.check_end(code),
+            None => Err("its Close is not answered".into()),
+        }
+    }
+
+    fn reset(&self) -> Result<(), String> {
+        let stream = self.socket.get_ref();
+        stream.set_zero_linger().map_err(|error| error.to_string())
+    }
+
+    /// Whether the server may have closed it so.
+    fn check_end(&mut self, code: u16) -> Result<(), String> {
+        let missing = self.input.written() - self.last;
+        match code {
+            1000 if self.input.ended.load(SeqCst) && missing == 0 => Ok(()),
+            1013 if missing >= BEHIND => {
+                self.tally.behind += 1;
+                Ok(())
+            }
+            _ => Err(format!(
+                "closed with {code} while {missing} lines were missing"
+            )),
+        }
+    }
+}
