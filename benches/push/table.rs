@@ -49,7 +49,12 @@ impl Table {
                 "  {name:36} {:>26} {:>26} {:>20}",
                 column(|both| both[0]),
                 column(|both| both[1]),
-                column(|both| both[0] / both[1]),
+                // Of nothing there is no ratio.
+                column(|both| if both[1] == 0.0 {
+                    f64::INFINITY
+                } else {
+                    both[0] / both[1]
+                }),
             );
         }
     }

@@ -14,8 +14,8 @@ use mio::{Interest, Registry, Token, unix::pipe::Receiver};
 use super::{Connection, Connections, Source};
 use crate::Result;
 
-/// As much as a pipe holds.
-const CHUNK: usize = 64 * 1024;
+/// How much is read at once.
+const CHUNK: usize = 4096;
 
 pub(super) struct Lines {
     input: Receiver,
