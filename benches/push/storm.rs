@@ -24,8 +24,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
 const ACCEPT: &[u8] = b"zkTGI6zVrOIDXiC4vnn1Rf37YFw=";
 
-/// Connects as fast as the server lets them in, with so many handshakes under way at once over all threads. Returns the
-/// connections of which something came.
+/// Connects as fast as the server lets them in, with so many handshakes under way at once over all threads. Returns those
+/// that were let in.
 pub(crate) fn storm(
     server: &Server,
     connections: usize,
