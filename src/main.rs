@@ -126,7 +126,7 @@ fn input_status(end: io::Result<InputEnd>) -> io::Result<ExitCode> {
             "standard input can't be read: {error}"
         ))),
         InputEnd { lines: 0, .. } => Err(io::Error::other(
-            "standard input ended before the first line: with --stdin, have a program write lines to it",
+            "standard input ended before the first line; --stdin needs a program that writes lines to it",
         )),
         InputEnd { .. } => Ok(ExitCode::SUCCESS),
     }

@@ -2,10 +2,7 @@
 
 use std::{env, num::NonZero, str::FromStr, time::Duration};
 
-use clap::{
-    Arg, CommandFactory, FromArgMatches, Parser, builder::BoolishValueParser, error::ErrorKind,
-    parser::ValueSource,
-};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, error::ErrorKind, parser::ValueSource};
 use tracing::warn;
 use wspush::{AllowedHost, AllowedOrigin, Config, HostPort};
 
@@ -35,17 +32,18 @@ pub(crate) struct Options {
     )]
     pub(crate) interval: Duration,
 
-    /// Push the lines of standard input in place of numbered notifications
+    /// Push the lines of standard input instead of numbered notifications
     #[arg(
         long,
         env = "WSPUSH_STDIN",
         hide_env_values = true,
-        value_parser = BoolishValueParser::new()
+        value_parser = flag
     )]
     pub(crate) stdin: bool,
 
     /// Seconds of silence after which a client is sent a ping, from 1 to 86400;
-    /// it has as long again to answer. Less than what proxies between wait
+    /// it has as long again to answer. Must be shorter than the idle timeout of
+    /// any proxy
     #[arg(
         long,
         env = "WSPUSH_KEEPALIVE",
@@ -58,8 +56,8 @@ pub(crate) struct Options {
     )]
     pub(crate) keepalive: Duration,
 
-    /// A browser origin to let in besides the server's own; * for all.
-    /// Repeatable, with commas between in the environment
+    /// Browser origin that may connect besides the server's own; * allows all.
+    /// Repeatable; comma-separated in the environment
     #[arg(
         long,
         env = "WSPUSH_ALLOW_ORIGIN",
@@ -71,11 +69,10 @@ pub(crate) struct Options {
     )]
     allow_origin: Vec<Vec<AllowedOrigin>>,
 
-    /// A host name under which the server may be reached; by default any. For
-    /// a server that is reached without a proxy and pushes what not everybody
-    /// may read: without it a page of another site that has its own name
-    /// resolve to this machine (DNS rebinding) is let in.
-    /// Repeatable, with commas between in the environment
+    /// Host name that clients may use for the server; by default any. Needed for
+    /// private lines when no proxy checks the host: otherwise a page of another
+    /// site can point its own name here (DNS rebinding) and read them.
+    /// Repeatable; comma-separated in the environment
     #[arg(
         long,
         env = "WSPUSH_ALLOW_HOST",
@@ -87,7 +84,7 @@ pub(crate) struct Options {
     )]
     allow_host: Vec<Vec<AllowedHost>>,
 
-    /// Most connections at once; by default what the descriptor limit leaves
+    /// Maximum number of connections; by default as the descriptor limit allows
     #[arg(
         long,
         env = "WSPUSH_MAX_CONNECTIONS",
@@ -110,7 +107,7 @@ impl Options {
         // clap's conflicts_with counts values from the environment too, which are only defaults.
         let on_command_line = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         if on_command_line("stdin") && on_command_line("interval") {
-            let reason = "--interval is for numbered notifications, --stdin pushes lines as they come: give one of them";
+            let reason = "--interval and --stdin can't be combined: lines are pushed as they come";
             return Err(command.error(ErrorKind::ArgumentConflict, reason));
         }
         Self::from_arg_matches(&matches)
@@ -124,7 +121,7 @@ impl Options {
         if max_connections > descriptors_for {
             warn!(
                 max_connections,
-                descriptors_for, "--max-connections is more than there are file descriptors for"
+                descriptors_for, "--max-connections exceeds the file-descriptor limit"
             );
         }
         Config {
@@ -165,6 +162,15 @@ Examples:
 Then:
   websocat ws://localhost:8080/    and type: start
   http://localhost:8080/           in a browser is a client too";
+
+/// What stands in the environment for an option without a value.
+fn flag(value: &str) -> Result<bool, &'static str> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}
 
 fn interval(value: &str) -> Result<Duration, &'static str> {
     seconds(value, 0.001)

@@ -131,8 +131,7 @@ fn report_lost(batch: &mut Vec<u8>, lost: usize) {
     if lost > 0 {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        let line =
-            format!("{time}  WARN log lines were lost, nobody read them in time lost={lost}\n");
+        let line = format!("{time}  WARN log lines lost, they were not read in time lost={lost}\n");
         batch.extend_from_slice(line.as_bytes());
     }
 }

@@ -23,7 +23,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a server lets in, and how many.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The browser origins that are let in besides the server's own.

@@ -19,7 +19,7 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 pub use self::reader::InputEnd;
@@ -35,6 +35,10 @@ const QUEUE: usize = 64;
 
 /// How long the producer waits for clients that are [`LIMIT`] lines behind.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a signal may come after the end of the input. One that ends the producer along with the server, as Ctrl-C does
+/// in a pipeline, is to close the clients with 1001, at which they connect again, and not with 1000.
+const END_DELAY: Duration = Duration::from_millis(100);
 
 /// The lines of an input, for any number of clients.
 #[derive(Clone, Debug)]
@@ -115,6 +119,7 @@ impl Shared {
             self.published.notify_waiters();
             self.backlog.taken_by_readers().await;
         }
+        sleep(END_DELAY).await;
         self.backlog.end();
         self.published.notify_waiters();
     }

@@ -73,7 +73,9 @@ where
                     }),
                 };
             }
-            Err(error) if is_of_connection(&error) => debug!(%error, "a client left the backlog"),
+            Err(error) if is_of_connection(&error) => {
+                debug!(%error, "connection aborted before it was accepted");
+            }
             Err(error) => {
                 errors.report(&error);
                 select! {

@@ -35,7 +35,7 @@ pub trait Listener: Send + 'static {
     /// When there is none to be had, for want of descriptors or memory, or since the client has left by then.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 
-    /// Has a connection whose peer is gone end without waiting for the peer to take what was sent last.
+    /// Has the connection reset when it is dropped, since its peer is gone.
     fn reset(_stream: &Self::Stream) {}
 }
 

@@ -71,7 +71,7 @@ impl<R: Read> Reader<R> {
         info!(
             lines,
             error = error.as_ref().map(tracing::field::display),
-            "the input has ended"
+            "input ended"
         );
         InputEnd { lines, error }
     }
@@ -166,7 +166,7 @@ impl Faults {
         if cut + not_utf8 > 0 {
             warn!(
                 cut,
-                not_utf8, "lines over 64 KiB were cut, or bytes replaced that are not UTF-8"
+                not_utf8, "lines truncated at 64 KiB or with invalid UTF-8 replaced"
             );
             *self = Self {
                 reported: Some(Instant::now()),
