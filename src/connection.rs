@@ -42,7 +42,7 @@ where
     N: Source,
 {
     /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
-    /// whether the client is gone without a word, so that nobody reads what the kernel still holds for it.
+    /// whether the client timed out, so that nobody may be left to read what the kernel still holds for it.
     pub(crate) async fn serve<S>(&self, stream: &mut S, peer: &SocketAddr) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin,

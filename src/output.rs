@@ -105,7 +105,7 @@ impl Write for &Output {
     }
 }
 
-/// Writes as long as there is an [`Output`]. The stream may block for ever or be broken: only this thread waits for it.
+/// Writes as long as there is an [`Output`]. The stream may block without end or be broken: only this thread waits for it.
 fn write_queued(mut stream: impl Write, queued: &Receiver<Text>, counts: &Counts) {
     while let Ok(first) = queued.recv() {
         let mut batch = Vec::new();

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::Notification;
 
-/// How many lines may wait for a client. The oldest makes room for one more, and is lost to who has not taken it.
+/// How many lines may wait for a client. The oldest makes room for one more, and is lost to those that have not taken it.
 pub(super) const LIMIT: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -63,6 +63,7 @@ pub(super) enum Taken {
 
 impl Backlog {
     fn lock(&self) -> MutexGuard<'_, State> {
+        // Not poisoned: nothing panics under this lock.
         self.state.lock().unwrap()
     }
 
