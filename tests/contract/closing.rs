@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::common::{
-    BINARY, CLOSE, CONTINUED, Client, PING, PONG, Server, TEXT, assert_elapsed, close, connect,
+    BINARY, CLOSE, CONTINUED, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close, connect,
     frame, pipe, pipe_from, upgraded,
 };
 use tokio::{
@@ -42,8 +42,8 @@ async fn the_clients_own_close_code_comes_back_then_the_server_closes() {
 async fn a_close_without_a_code_is_answered_without_one() {
     let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
-    client.send(CLOSE, "").await;
-    assert_eq!(client.receive().await, (CLOSE, vec![]));
+    client.send_frame(CLOSE, "").await;
+    assert_eq!(client.recv_frame().await, (CLOSE, vec![]));
     client.expect_end().await;
 }
 
@@ -138,7 +138,7 @@ async fn a_frame_or_a_message_over_4_kib_is_closed_with_1009() {
     let mut client = upgraded(server.address).await;
     for largest in [frame(TEXT, whole), [halves, frame(CONTINUED, "")].concat()] {
         client.write(largest).await;
-        client.expect("You did not say the magic word!").await;
+        client.expect_text("You did not say the magic word!").await;
     }
 }
 
@@ -153,10 +153,10 @@ async fn a_header_that_claims_more_than_there_is_memory_is_closed_with_1009_at_o
 async fn binary_is_closed_with_1003_also_in_fragments() {
     let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
-    client.send(BINARY & !CONTINUED, "x").await;
-    client.send(CONTINUED, "\u{e9}").await;
+    client.send_frame(BINARY & !CONTINUED, "x").await;
+    client.send_frame(CONTINUED, "\u{e9}").await;
     client
-        .expect("server doesn't support binary messages")
+        .expect_text("server doesn't support binary messages")
         .await;
     client.expect_close(1003, "binary").await;
 }
@@ -179,7 +179,7 @@ impl Source for Exhausted {
 async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000() {
     let (client, _connection) = pipe_from(4096, || Exhausted);
     let mut client = client.upgraded().await;
-    client.say("start").await;
+    client.send_text("start").await;
     client.expect_close(1000, "nothing to push").await;
 }
 
@@ -198,7 +198,7 @@ impl Source for Panicking {
 async fn a_panic_in_a_source_closes_its_connection_with_1011() {
     let (client, _connection) = pipe_from(4096, || Panicking);
     let mut client = client.upgraded().await;
-    client.say("start").await;
+    client.send_text("start").await;
     client.expect_close(1011, "a panic").await;
 }
 
@@ -210,7 +210,7 @@ async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
             let start = Instant::now();
             client.write(&sent).await;
             if started {
-                client.say("start").await;
+                client.send_text("start").await;
             }
             drop(client);
             connection.wait().await;
@@ -243,11 +243,11 @@ async fn the_slot_of_a_client_that_vanishes_is_free_for_the_next_one() {
 }
 
 /// Tries again and again, for the one before may not have been noticed yet.
-async fn upgraded_at_last(server: SocketAddr) -> Client<TcpStream> {
+async fn upgraded_at_last(server: SocketAddr) -> RawClient<TcpStream> {
     let trying = async {
         loop {
             let mut client = connect(server).await;
-            if client.ask(crate::common::HANDSHAKE).await.status == 101 {
+            if client.request(crate::common::HANDSHAKE).await.status == 101 {
                 return client;
             }
         }
@@ -269,7 +269,7 @@ async fn what_the_server_said_last_is_not_lost_though_the_client_keeps_sending()
     let mut refused = connect(server.address).await;
     refused.write("nonsense\r\n\r\n").await;
     refused.write(&flood).await;
-    assert_eq!(refused.ask(&flood).await.status, 400);
+    assert_eq!(refused.request(&flood).await.status, 400);
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +283,7 @@ async fn after_its_last_word_the_server_half_closes_and_waits_2_s_for_the_peer_t
                 client.write(b"\x81\0").await;
                 client.expect_close(1002, last).await;
             } else {
-                assert_eq!(client.ask("nonsense\r\n\r\n").await.status, 400);
+                assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
             }
             if closes {
                 client.stream.shutdown().await.unwrap();

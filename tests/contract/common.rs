@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
     io::{
         AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
@@ -25,7 +25,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
-use wspush::{Config, Listener, Notifications, Source, listen};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use wspush::{CloseFrame, Config, Listener, Notifications, Rejection, Request, Source, listen};
 
 pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
@@ -112,14 +113,107 @@ impl Answer {
     }
 }
 
+/// The library's client: what a well-behaved client does. Answers pings and Close frames by itself, as long as it is read
+/// from.
 pub(crate) struct Client<S> {
+    socket: WebSocketStream<S>,
+    patience: Duration,
+}
+
+impl Client<TcpStream> {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        connect(address).await.into_client().await
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.socket.get_ref().local_addr().unwrap()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(crate) async fn send(&mut self, message: impl Into<Message>) {
+        patiently(self.patience, self.socket.send(message.into()))
+            .await
+            .unwrap();
+    }
+
+    /// The next message, whatever it is; fails at the end of the connection.
+    pub(crate) async fn recv(&mut self) -> Message {
+        patiently(self.patience, self.socket.next())
+            .await
+            .expect("the end of the connection in place of a message")
+            .unwrap()
+    }
+
+    /// The next text. Pings before it are answered.
+    pub(crate) async fn recv_text(&mut self) -> String {
+        loop {
+            match self.recv().await {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) => {}
+                other => panic!("{other:?} in place of text"),
+            }
+        }
+    }
+
+    pub(crate) async fn expect_text(&mut self, text: &str) {
+        assert_eq!(self.recv_text().await, text);
+    }
+
+    pub(crate) async fn expect_notifications(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            self.expect_text(&format!("Notification {number}")).await;
+        }
+    }
+
+    /// A Close frame with this code, which is answered, and then the end of the connection.
+    pub(crate) async fn expect_close(&mut self, code: u16, cause: impl Debug) {
+        let message = self.recv().await;
+        let Message::Close(Some(frame)) = &message else {
+            panic!("{cause:?}: {message:?}");
+        };
+        assert_eq!(u16::from(frame.code), code, "{cause:?}: {frame:?}");
+        self.expect_end().await;
+    }
+
+    /// Closes as the library does, and waits for the Close frame that answers it and for the end of the connection.
+    pub(crate) async fn close(&mut self, frame: Option<CloseFrame>) {
+        let expected = frame.as_ref().map(|frame| frame.code);
+        self.socket.close(frame).await.unwrap();
+        let answer = loop {
+            // Notifications may have been under way.
+            if let Message::Close(answer) = self.recv().await {
+                break answer;
+            }
+        };
+        assert_eq!(answer.map(|frame| frame.code), expected);
+        self.expect_end().await;
+    }
+
+    /// The end of the connection, and no reset.
+    pub(crate) async fn expect_end(&mut self) {
+        let end = patiently(self.patience, self.socket.next()).await;
+        assert!(end.is_none(), "{end:?}");
+    }
+}
+
+/// A client that sends and receives bytes and frames, for what no library's client does.
+pub(crate) struct RawClient<S> {
     pub(crate) stream: S,
     patience: Duration,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    async fn patiently<T>(patience: Duration, wait: impl Future<Output = T>) -> T {
-        timeout(patience, wait).await.expect("it came never")
+async fn patiently<T>(patience: Duration, wait: impl Future<Output = T>) -> T {
+    timeout(patience, wait).await.expect("nothing came")
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    /// Performs the library's opening handshake.
+    pub(crate) async fn into_client(self) -> Client<S> {
+        let Self { stream, patience } = self;
+        let upgrade = client_async("ws://localhost/", stream);
+        let (socket, _) = patiently(patience, upgrade).await.unwrap();
+        Client { socket, patience }
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
@@ -127,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Reads while it writes, since the server may answer before it has read all.
-    pub(crate) async fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
+    pub(crate) async fn request(&mut self, request: impl AsRef<[u8]>) -> Answer {
         let (mut reading, mut writing) = split(&mut self.stream);
         let both = async {
             join!(
@@ -135,24 +229,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Answer::read(&mut reading)
             )
         };
-        Self::patiently(self.patience, both).await.1
+        patiently(self.patience, both).await.1
     }
 
     pub(crate) async fn upgraded(mut self) -> Self {
-        assert_eq!(self.ask(HANDSHAKE).await.status, 101);
+        assert_eq!(self.request(HANDSHAKE).await.status, 101);
         self
     }
 
-    pub(crate) async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
+    pub(crate) async fn send_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         self.write(frame(first, payload)).await;
     }
 
-    pub(crate) async fn say(&mut self, text: &str) {
-        self.send(TEXT, text).await;
+    pub(crate) async fn send_text(&mut self, text: &str) {
+        self.send_frame(TEXT, text).await;
     }
 
     /// The first byte and the payload of the next frame.
-    pub(crate) async fn receive(&mut self) -> (u8, Vec<u8>) {
+    pub(crate) async fn recv_frame(&mut self) -> (u8, Vec<u8>) {
         let frame = async {
             let first = self.stream.read_u8().await.unwrap();
             let length = self.stream.read_u8().await.unwrap();
@@ -161,33 +255,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.stream.read_exact(&mut payload).await.unwrap();
             (first, payload)
         };
-        Self::patiently(self.patience, frame).await
+        patiently(self.patience, frame).await
     }
 
     /// The next text, in one frame. Answers pings meanwhile.
-    pub(crate) async fn hear(&mut self) -> String {
+    pub(crate) async fn recv_text(&mut self) -> String {
         loop {
-            match self.receive().await {
+            match self.recv_frame().await {
                 (TEXT, text) => return String::from_utf8(text).unwrap(),
-                (PING, payload) => self.send(PONG, payload).await,
+                (PING, payload) => self.send_frame(PONG, payload).await,
                 other => panic!("{other:?} in place of text"),
             }
         }
     }
 
-    pub(crate) async fn expect(&mut self, text: &str) {
-        assert_eq!(self.hear().await, text);
+    pub(crate) async fn expect_text(&mut self, text: &str) {
+        assert_eq!(self.recv_text().await, text);
     }
 
     pub(crate) async fn expect_notifications(&mut self, numbers: impl IntoIterator<Item = u64>) {
         for number in numbers {
-            self.expect(&format!("Notification {number}")).await;
+            self.expect_text(&format!("Notification {number}")).await;
         }
     }
 
     /// A Close frame with this code, and nothing after it.
     pub(crate) async fn expect_close(&mut self, code: u16, cause: impl Debug) {
-        let (first, payload) = self.receive().await;
+        let (first, payload) = self.recv_frame().await;
         let got = (first, payload.get(..2));
         assert_eq!(
             got,
@@ -200,34 +294,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The end of the connection, and no reset.
     pub(crate) async fn expect_end(&mut self) {
         let mut rest = Vec::new();
-        let read = Self::patiently(self.patience, self.stream.read_to_end(&mut rest)).await;
+        let read = patiently(self.patience, self.stream.read_to_end(&mut rest)).await;
         assert_eq!((read.unwrap(), rest), (0, vec![]));
     }
 }
 
-pub(crate) async fn connect(address: SocketAddr) -> Client<TcpStream> {
-    Client {
+pub(crate) async fn connect(address: SocketAddr) -> RawClient<TcpStream> {
+    RawClient {
         stream: TcpStream::connect(address).await.unwrap(),
         patience: PATIENCE,
     }
 }
 
-pub(crate) async fn upgraded(address: SocketAddr) -> Client<TcpStream> {
+pub(crate) async fn upgraded(address: SocketAddr) -> RawClient<TcpStream> {
     connect(address).await.upgraded().await
 }
 
-pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
-    connect(address).await.ask(request).await
+pub(crate) async fn fetch(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
+    connect(address).await.request(request).await
 }
 
 /// A connection served over a pipe that holds `size` bytes each way, and the end of the connection.
-pub(crate) fn pipe(size: usize, interval: f64) -> (Client<DuplexStream>, End) {
+pub(crate) fn pipe(size: usize, interval: f64) -> (RawClient<DuplexStream>, End) {
     let interval = Duration::from_secs_f64(interval);
     pipe_from(size, move || Notifications::every(interval))
 }
 
 /// The same with another source of notifications.
-pub(crate) fn pipe_from<F, N>(size: usize, source: F) -> (Client<DuplexStream>, End)
+pub(crate) fn pipe_from<F, N>(size: usize, source: F) -> (RawClient<DuplexStream>, End)
 where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source,
@@ -240,7 +334,7 @@ where
         _server: server,
     };
     let patience = FOR_EVER;
-    (Client { stream, patience }, end)
+    (RawClient { stream, patience }, end)
 }
 
 /// The end of a connection over a pipe.
@@ -338,10 +432,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(interval: f64, config: Config) -> Self {
+        let interval = Duration::from_secs_f64(interval);
+        Self::start_with(config, move |_| Ok(Notifications::every(interval))).await
+    }
+
+    pub(crate) async fn start_with<F, N>(config: Config, new_source: F) -> Self
+    where
+        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        N: Source,
+    {
         let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let interval = Duration::from_secs_f64(interval);
-        let new_source = move |_: &wspush::Request<'_>| Ok(Notifications::every(interval));
         let server = wspush::Server::start(listeners, config, new_source);
         Self {
             address,

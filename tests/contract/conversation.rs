@@ -33,8 +33,8 @@ async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
     ] {
         let (client, _connection) = pipe(4096, 1.0);
         let mut client = client.upgraded().await;
-        client.say(start).await;
-        client.expect("Notification 1").await;
+        client.send_text(start).await;
+        client.expect_text("Notification 1").await;
     }
 }
 
@@ -52,11 +52,11 @@ async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
         "startstart",
         "h\u{e9}\u{1f980}",
     ] {
-        client.say(text).await;
-        client.expect(WRONG_WORD).await;
+        client.send_text(text).await;
+        client.expect_text(WRONG_WORD).await;
     }
-    client.say("start").await;
-    client.expect("Notification 1").await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,8 +66,8 @@ async fn notification_1_comes_at_once() {
     // Between two ticks of tokio's timers, which count milliseconds.
     advance(Duration::from_micros(300)).await;
     let start = Instant::now();
-    client.say("start").await;
-    client.expect("Notification 1").await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -78,9 +78,9 @@ async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_withou
         let mut client = client.upgraded().await;
         sleep(Duration::from_secs_f64(1.7)).await;
         let start = Instant::now();
-        client.say("start").await;
+        client.send_text("start").await;
         for number in 1..=count {
-            client.expect(&format!("Notification {number}")).await;
+            client.expect_text(&format!("Notification {number}")).await;
             assert_elapsed(start, f64::from(number - 1) * interval);
         }
     }
@@ -90,10 +90,10 @@ async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_withou
 async fn notifications_are_counted_for_each_connection_on_its_own() {
     let server = Server::start(0.005, Config::default()).await;
     let mut first = upgraded(server.address).await;
-    first.say("start").await;
+    first.send_text("start").await;
     first.expect_notifications(1..=20).await;
     let mut second = upgraded(server.address).await;
-    second.say("start").await;
+    second.send_text("start").await;
     second.expect_notifications(1..=20).await;
     first.expect_notifications(21..=40).await;
 }
@@ -104,12 +104,12 @@ async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
         let (client, _connection) = pipe(4096, 60.0);
         let mut client = client.upgraded().await;
         if started {
-            client.say("start").await;
-            client.expect("Notification 1").await;
+            client.send_text("start").await;
+            client.expect_text("Notification 1").await;
         }
-        client.send(BINARY, "start").await;
+        client.send_frame(BINARY, "start").await;
         client
-            .expect("server doesn't support binary messages")
+            .expect_text("server doesn't support binary messages")
             .await;
         client.expect_close(1003, started).await;
     }
@@ -120,12 +120,12 @@ async fn text_while_notifications_flow_is_read_and_ignored() {
     let (client, _connection) = pipe(4096, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
-    client.say("start").await;
+    client.send_text("start").await;
     for number in 1..100 {
-        client.expect(&format!("Notification {number}")).await;
+        client.expect_text(&format!("Notification {number}")).await;
         assert_elapsed(start, f64::from(number - 1));
         for text in ["start", "stop", ""] {
-            client.say(text).await;
+            client.send_text(text).await;
         }
     }
 }
@@ -136,17 +136,17 @@ async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
     let mut client = client.upgraded().await;
     let longest = [0xFF; 125];
     for payload in [&b""[..], b"ping", &longest] {
-        client.send(PING, payload).await;
-        assert_eq!(client.receive().await, (PONG, payload.to_vec()));
+        client.send_frame(PING, payload).await;
+        assert_eq!(client.recv_frame().await, (PONG, payload.to_vec()));
     }
     let start = Instant::now();
-    client.say("start").await;
-    client.expect("Notification 1").await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
     for number in 2..10 {
-        client.send(PING, "flow").await;
-        assert_eq!(client.receive().await, (PONG, b"flow".to_vec()));
+        client.send_frame(PING, "flow").await;
+        assert_eq!(client.recv_frame().await, (PONG, b"flow".to_vec()));
         assert_elapsed(start, f64::from(number - 2));
-        client.expect(&format!("Notification {number}")).await;
+        client.expect_text(&format!("Notification {number}")).await;
     }
 }
 
@@ -154,23 +154,26 @@ async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
 async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together() {
     let (client, _connection) = pipe(4096, 1.0);
     let mut client = client.upgraded().await;
-    client.send(TEXT & !CONTINUED, "st").await;
-    client.send(PING, "between").await;
-    assert_eq!(client.receive().await, (PONG, b"between".to_vec()));
-    client.send(0, "").await;
-    client.send(0, "ar").await;
-    client.send(CONTINUED, "t").await;
-    assert_eq!(client.receive().await, (TEXT, b"Notification 1".to_vec()));
+    client.send_frame(TEXT & !CONTINUED, "st").await;
+    client.send_frame(PING, "between").await;
+    assert_eq!(client.recv_frame().await, (PONG, b"between".to_vec()));
+    client.send_frame(0, "").await;
+    client.send_frame(0, "ar").await;
+    client.send_frame(CONTINUED, "t").await;
+    assert_eq!(
+        client.recv_frame().await,
+        (TEXT, b"Notification 1".to_vec())
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn utf_8_may_be_split_over_fragments() {
     let (client, _connection) = pipe(4096, 1.0);
     let mut client = client.upgraded().await;
-    client.send(TEXT & !CONTINUED, b"\xF0\x9F").await;
-    client.send(0, b"\xA6").await;
-    client.send(CONTINUED, b"\x80").await;
-    client.expect(WRONG_WORD).await;
+    client.send_frame(TEXT & !CONTINUED, b"\xF0\x9F").await;
+    client.send_frame(0, b"\xA6").await;
+    client.send_frame(CONTINUED, b"\x80").await;
+    client.expect_text(WRONG_WORD).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,12 +182,12 @@ async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
     let (client, _connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
-    client.say("start").await;
+    client.send_text("start").await;
     sleep(Duration::from_millis(9500)).await;
     client.expect_notifications(1..=5).await;
     assert_elapsed(start, 9.5);
     for number in 6..100 {
-        client.expect(&format!("Notification {number}")).await;
+        client.expect_text(&format!("Notification {number}")).await;
         assert_elapsed(start, f64::from(number + 4));
     }
 }
@@ -194,13 +197,13 @@ async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
     let (client, _connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
-    client.say("start").await;
-    client.expect("Notification 1").await;
-    client.send(PING, [0; 100]).await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
+    client.send_frame(PING, [0; 100]).await;
     sleep(Duration::from_millis(9500)).await;
-    assert_eq!(client.receive().await.0, PONG);
+    assert_eq!(client.recv_frame().await.0, PONG);
     for number in 2..10 {
-        client.expect(&format!("Notification {number}")).await;
+        client.expect_text(&format!("Notification {number}")).await;
         assert_elapsed(start, f64::from(number + 8));
     }
 }
@@ -226,10 +229,10 @@ async fn nothing_is_left_out_for_a_client_that_reads_however_many_pings_it_sends
     let noted = Arc::clone(&paused);
     let (client, _connection) = pipe_from(100_000, move || Pausing(Arc::clone(&noted)));
     let mut client = client.upgraded().await;
-    client.say("start").await;
+    client.send_text("start").await;
     client.write(frame(PING, "").repeat(1000)).await;
     for _ in 0..1000 {
-        assert_eq!(client.receive().await.0, PONG);
+        assert_eq!(client.recv_frame().await.0, PONG);
     }
     assert!(!paused.load(Ordering::Relaxed));
 }
@@ -243,13 +246,13 @@ async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_fol
     client.stream = socket.connect(server.address).await.unwrap();
     let mut client = client.upgraded().await;
     let start = Instant::now();
-    client.say("start").await;
+    client.send_text("start").await;
     sleep(Duration::from_secs(4)).await;
     let end = Instant::now() + Duration::from_millis(500);
     let mut number = 0;
     while Instant::now() < end {
         number += 1;
-        client.expect(&format!("Notification {number}")).await;
+        client.expect_text(&format!("Notification {number}")).await;
     }
     let missed = start.elapsed().as_millis().saturating_sub(number);
     assert!(missed > 500, "{number} came in {:?}", start.elapsed());
@@ -260,7 +263,7 @@ async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte()
     for progress in [0.0, 0.5, 5.0, 59.0] {
         let (client, mut connection) = pipe(64, 1.0);
         let mut client = client.upgraded().await;
-        client.say("start").await;
+        client.send_text("start").await;
         sleep(Duration::from_secs_f64(4.0 + progress)).await;
         client.stream.read_u8().await.unwrap();
         let last = Instant::now();
@@ -285,7 +288,7 @@ async fn a_write_without_progress_for_60_s_ends_the_connection() {
     let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
-    client.say("start").await;
+    client.send_text("start").await;
     connection.wait().await;
     assert_elapsed(start, 64.0);
 }
@@ -294,7 +297,7 @@ async fn a_write_without_progress_for_60_s_ends_the_connection() {
 async fn a_write_that_makes_way_however_slowly_does_not_end_the_connection() {
     let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
-    client.say("start").await;
+    client.send_text("start").await;
     // The fifth frame of 16 bytes waits from the fourth second on.
     sleep(Duration::from_secs(4)).await;
     for _ in 0..15 {
@@ -312,10 +315,10 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
         sleep(Duration::from_secs(said)).await;
         let last = Instant::now();
         if said > 0 {
-            client.say("start").await;
-            client.expect("Notification 1").await;
+            client.send_text("start").await;
+            client.expect_text("Notification 1").await;
         }
-        assert_eq!(client.receive().await.0, PING);
+        assert_eq!(client.recv_frame().await.0, PING);
         assert_elapsed(last, 20.0);
         client.expect_end().await;
         connection.wait().await;
@@ -327,9 +330,9 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
 async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
     let (client, mut connection) = pipe(20, 7.0);
     let mut client = client.upgraded().await;
-    client.say("start").await;
+    client.send_text("start").await;
     client.expect_notifications(1..=3).await;
-    assert_eq!(client.receive().await.0, PING);
+    assert_eq!(client.recv_frame().await.0, PING);
     let pinged = Instant::now();
     // The fifth notification does not fit beside the fourth: it waits from 8 s after the ping on.
     sleep(Duration::from_secs(16)).await;
@@ -348,7 +351,7 @@ async fn whatever_comes_from_a_client_puts_the_ping_off() {
         start = Instant::now();
         client.write([byte]).await;
     }
-    assert_eq!(client.receive().await.0, PING);
+    assert_eq!(client.recv_frame().await.0, PING);
     assert_elapsed(start, 20.0);
 }
 
@@ -358,9 +361,9 @@ async fn a_client_that_never_says_start_may_stay_as_long_as_it_answers_pings() {
     let mut client = client.upgraded().await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(12 * 3600) {
-        let (first, payload) = client.receive().await;
+        let (first, payload) = client.recv_frame().await;
         assert_eq!(first, PING);
         sleep(Duration::from_secs(19)).await;
-        client.send(PONG, payload).await;
+        client.send_frame(PONG, payload).await;
     }
 }

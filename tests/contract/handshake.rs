@@ -1,8 +1,8 @@
 //! The contract's "The opening handshake".
 
 use crate::common::{
-    Answer, HANDSHAKE, Server, TEXT, ask, assert_elapsed, connect, frame, handshake_with, pipe,
-    upgraded,
+    Answer, Client, HANDSHAKE, Server, TEXT, assert_elapsed, connect, fetch, frame, handshake_with,
+    pipe, upgraded,
 };
 use tokio::{io::AsyncWriteExt, time::Instant, time::sleep};
 use wspush::Config;
@@ -46,7 +46,7 @@ async fn the_accept_key_is_that_of_rfc_6455_and_nothing_else_is_negotiated() {
     let server = Server::start(2.0, Config::default()).await;
     let offer =
         "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat, mqtt";
-    let answer = ask(server.address, handshake_with(offer)).await;
+    let answer = fetch(server.address, handshake_with(offer)).await;
     assert_eq!(
         answer.head,
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -59,7 +59,7 @@ async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepte
     let server = Server::start(2.0, Config::default()).await;
     let accepted = async |from: &str, to: &str| {
         assert!(HANDSHAKE.contains(from), "{from}");
-        let answer = ask(server.address, HANDSHAKE.replace(from, to)).await;
+        let answer = fetch(server.address, HANDSHAKE.replace(from, to)).await;
         assert_eq!(answer.status, 101, "{to}: {answer:?}");
     };
     for target in ["/push/v1?a=b&c=%20", "//", "/?", "http://localhost/x?y=z"] {
@@ -84,18 +84,12 @@ async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepte
 }
 
 #[tokio::test]
-async fn a_standard_client_shakes_hands_and_is_pushed_to() {
-    use futures_util::{SinkExt, StreamExt};
+async fn the_librarys_client_completes_the_handshake_and_receives_notifications() {
     let server = Server::start(0.01, Config::default()).await;
-    let url = format!("ws://{}/", server.address);
-    let stream = connect(server.address).await.stream;
-    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
-    socket.send("start".into()).await.unwrap();
-    for number in 1..5 {
-        let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
-        assert_eq!(text, format!("Notification {number}"));
-    }
-    socket.close(None).await.unwrap();
+    let mut client = Client::connect(server.address).await;
+    client.send("start").await;
+    client.expect_notifications(1..=4).await;
+    client.close(None).await;
 }
 
 #[tokio::test]
@@ -110,7 +104,7 @@ async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
     .await;
     let _first = upgraded(server.address).await;
     for request in [HANDSHAKE, "POST / HTTP/1.0\r\n\r\n", "nonsense\r\n\r\n"] {
-        assert_refused(&ask(server.address, request).await, 503, "Retry-After: ");
+        assert_refused(&fetch(server.address, request).await, 503, "Retry-After: ");
     }
 }
 
@@ -132,10 +126,10 @@ async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused()
     }
     let mut next = connect(server.address).await;
     for client in &mut refused {
-        assert_refused(&client.ask(HANDSHAKE).await, 503, "1");
+        assert_refused(&client.request(HANDSHAKE).await, 503, "1");
     }
     drop(first);
-    assert_eq!(next.ask(HANDSHAKE).await.status, 101);
+    assert_eq!(next.request(HANDSHAKE).await.status, 101);
 }
 
 #[tokio::test]
@@ -151,7 +145,7 @@ async fn connections_still_in_their_handshake_count_for_max_connections() {
     let mut first = connect(server.address).await;
     first.write("GET").await;
     let _second = connect(server.address).await;
-    assert_refused(&ask(server.address, HANDSHAKE).await, 503, "2");
+    assert_refused(&fetch(server.address, HANDSHAKE).await, 503, "2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +157,7 @@ async fn a_head_not_complete_within_10_s_of_the_connection_is_answered_with_408(
             client.write(byte.to_string()).await;
             sleep(std::time::Duration::from_millis(500)).await;
         }
-        assert_refused(&client.ask("").await, 408, "10 s");
+        assert_refused(&client.request("").await, 408, "10 s");
         assert_elapsed(connected, 10.0);
     }
 }
@@ -191,7 +185,7 @@ async fn what_is_not_http_at_all_or_a_malformed_head_is_answered_with_400() {
         folded.as_bytes(),
         version.as_bytes(),
     ] {
-        assert_refused(&ask(server.address, request).await, 400, "");
+        assert_refused(&fetch(server.address, request).await, 400, "");
     }
 }
 
@@ -201,32 +195,32 @@ async fn a_head_that_ends_too_early_is_answered_with_400() {
     let mut client = connect(server.address).await;
     client.write("GET / HTTP/1.1\r\n").await;
     client.stream.shutdown().await.unwrap();
-    assert_refused(&client.ask("").await, 400, "");
+    assert_refused(&client.request("").await, 400, "");
 }
 
 #[tokio::test]
 async fn a_head_over_64_kib_is_answered_with_431() {
     let server = Server::start(2.0, Config::default()).await;
-    let largest = ask(server.address, handshake_of(64 * 1024)).await;
+    let largest = fetch(server.address, handshake_of(64 * 1024)).await;
     assert_eq!(largest.status, 101, "{largest:?}");
     for size in [64 * 1024 + 1, 1024 * 1024] {
         assert_refused(
-            &ask(server.address, handshake_of(size)).await,
+            &fetch(server.address, handshake_of(size)).await,
             TOO_LARGE,
             "64 KiB",
         );
     }
     let endless = "x".repeat(200_000);
-    let answer = ask(server.address, format!("GET /{endless}")).await;
+    let answer = fetch(server.address, format!("GET /{endless}")).await;
     assert_refused(&answer, TOO_LARGE, "64 KiB");
 }
 
 #[tokio::test]
 async fn a_head_with_over_124_fields_is_answered_with_431() {
     let server = Server::start(2.0, Config::default()).await;
-    let most = ask(server.address, handshake_with_fields(124)).await;
+    let most = fetch(server.address, handshake_with_fields(124)).await;
     assert_eq!(most.status, 101, "{most:?}");
-    let answer = ask(server.address, handshake_with_fields(125)).await;
+    let answer = fetch(server.address, handshake_with_fields(125)).await;
     assert_refused(&answer, TOO_LARGE, "124 fields");
 }
 
@@ -235,12 +229,12 @@ async fn a_head_may_come_in_pieces_of_any_size_byte_by_byte_too() {
     // The pipe holds one piece.
     for (piece, size) in [(1, 200), (1, 9000), (3, 1000), (127, 9000)] {
         let (mut client, _connection) = pipe(piece, 1.0);
-        let whole = client.ask(handshake_of(size)).await;
+        let whole = client.request(handshake_of(size)).await;
         assert_eq!(whole.status, 101, "{piece} {size}: {whole:?}");
     }
     let empty_lines = "\r\n".repeat(32 * 1024);
     let (mut client, _connection) = pipe(1, 1.0);
-    let answer = client.ask(empty_lines).await;
+    let answer = client.request(empty_lines).await;
     assert_refused(&answer, TOO_LARGE, "lines");
 }
 
@@ -250,7 +244,7 @@ async fn a_method_other_than_get_and_head_or_a_head_that_attempts_a_handshake_is
     let server = Server::start(2.0, Config::default()).await;
     for method in ["HEAD", "POST", "OPTIONS", "CONNECT", "get", "PURGE"] {
         let request = HANDSHAKE.replace("GET", method);
-        let answer = ask(server.address, request).await;
+        let answer = fetch(server.address, request).await;
         assert_refused(&answer, 405, "Allow: GET, HEAD\r\n");
     }
 }
@@ -259,7 +253,7 @@ async fn a_method_other_than_get_and_head_or_a_head_that_attempts_a_handshake_is
 async fn http_1_0_is_answered_with_426() {
     let server = Server::start(2.0, Config::default()).await;
     let request = HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0");
-    let answer = ask(server.address, request).await;
+    let answer = fetch(server.address, request).await;
     assert_refused(&answer, 426, "HTTP/1.0");
     assert_eq!(answer.field("Upgrade"), Some("websocket"));
 }
@@ -270,7 +264,7 @@ async fn bytes_behind_the_head_that_came_before_the_answer_are_answered_with_400
     // Among them the sizes of a read buffer that the head alone would fill.
     for size in [200, 512, 1000, 1023, 1024, 1025, 2048, 4096, 8192, 16384] {
         let early = [handshake_of(size).as_bytes(), &frame(TEXT, "start")].concat();
-        assert_refused(&ask(server.address, early).await, 400, "behind");
+        assert_refused(&fetch(server.address, early).await, 400, "behind");
     }
 }
 
@@ -279,14 +273,17 @@ async fn content_is_as_little_part_of_a_handshake_as_bytes_behind_it() {
     let server = Server::start(2.0, Config::default()).await;
     for field in ["Content-Length: 11", "Transfer-Encoding: chunked"] {
         assert_refused(
-            &ask(server.address, handshake_with(field)).await,
+            &fetch(server.address, handshake_with(field)).await,
             400,
             "content",
         );
     }
     let mut client = connect(server.address).await;
     assert_eq!(
-        client.ask(handshake_with("Content-Length: 0")).await.status,
+        client
+            .request(handshake_with("Content-Length: 0"))
+            .await
+            .status,
         101
     );
 }
@@ -299,12 +296,12 @@ async fn a_target_that_names_a_host_counts_in_the_place_of_host() {
         handshake.replacen("GET /", "GET http://named.example/", 1)
     };
     assert_refused(
-        &ask(server.address, absolute("localhost")).await,
+        &fetch(server.address, absolute("localhost")).await,
         403,
         "named.example",
     );
     let mut client = connect(server.address).await;
-    assert_eq!(client.ask(absolute("named.example")).await.status, 101);
+    assert_eq!(client.request(absolute("named.example")).await.status, 101);
 }
 
 #[tokio::test]
@@ -324,7 +321,7 @@ async fn a_handshake_without_upgrade_is_answered_with_426() {
             "\"Connection: Upgrade\"",
         ),
     ] {
-        let answer = ask(server.address, HANDSHAKE.replace(field, without)).await;
+        let answer = fetch(server.address, HANDSHAKE.replace(field, without)).await;
         assert_refused(&answer, 426, missing);
         assert_eq!(answer.field("Upgrade"), Some("websocket"));
         assert_eq!(answer.field("Sec-WebSocket-Version"), None);
@@ -350,14 +347,14 @@ async fn what_is_no_attempt_at_a_handshake_is_answered_with_200_and_the_page() {
         h2c,
     ] {
         for http in ["HTTP/1.1", "HTTP/1.0"] {
-            let get = ask(
+            let get = fetch(
                 server.address,
                 format!("GET /a?b {http}\r\n{fields}\r\n\r\n"),
             )
             .await;
             assert_eq!(get.status, 200, "{get:?}");
             assert!(get.body.contains("<title>wspush</title>"), "{get:?}");
-            let head = ask(server.address, format!("HEAD / {http}\r\n{fields}\r\n\r\n")).await;
+            let head = fetch(server.address, format!("HEAD / {http}\r\n{fields}\r\n\r\n")).await;
             assert_eq!((head.status, &*head.body), (200, ""));
             for answer in [&get, &head] {
                 assert_eq!(
@@ -392,7 +389,7 @@ async fn a_host_that_allow_host_does_not_list_is_answered_with_421() {
         ("localhost", 421),
     ] {
         let request = HANDSHAKE.replace("Host: localhost", &format!("Host: {host}"));
-        let answer = ask(server.address, request).await;
+        let answer = fetch(server.address, request).await;
         match status {
             101 => assert_eq!(answer.status, 101, "{host}: {answer:?}"),
             _ => assert_refused(&answer, status, "--allow-host"),
@@ -415,7 +412,7 @@ async fn a_version_absent_or_not_13_is_answered_with_426_and_13() {
     ] {
         let line = format!("Sec-WebSocket-Version: {version}\r\n");
         let other = if version.is_empty() { "" } else { &line };
-        let answer = ask(server.address, HANDSHAKE.replace(field, other)).await;
+        let answer = fetch(server.address, HANDSHAKE.replace(field, other)).await;
         assert_refused(&answer, 426, "13");
         assert_eq!(answer.field("Upgrade"), Some("websocket"));
         assert_eq!(answer.field("Sec-WebSocket-Version"), Some("13"));
@@ -433,9 +430,9 @@ async fn a_key_absent_twice_or_not_16_bytes_in_base64_is_answered_with_400() {
     let twice = field.repeat(2);
     let empty = "Sec-WebSocket-Key:\r\n";
     let stray_bits = HANDSHAKE.replace("ZQ==", "ZR==");
-    assert_eq!(ask(server.address, stray_bits).await.status, 101);
+    assert_eq!(fetch(server.address, stray_bits).await.status, 101);
     for key in ["", fifteen, seventeen, &unpadded, &no_base64, &twice, empty] {
-        let answer = ask(server.address, HANDSHAKE.replace(field, key)).await;
+        let answer = fetch(server.address, HANDSHAKE.replace(field, key)).await;
         assert_refused(&answer, 400, "Sec-WebSocket-Key");
     }
 }
@@ -458,13 +455,13 @@ async fn no_host_or_two_are_answered_with_400() {
         "Host: [::1]80\r\n",
         "Host: [a]\r\n",
     ] {
-        let answer = ask(server.address, HANDSHAKE.replace(one, host)).await;
+        let answer = fetch(server.address, HANDSHAKE.replace(one, host)).await;
         assert_refused(&answer, 400, "Host");
     }
     // Its place may be taken by a target that is a whole URL.
     for target in ["http://u@a/", "http://a:x/", "http://:80/", "http://[a]/"] {
         let request = HANDSHAKE.replacen("GET /", &format!("GET {target}"), 1);
-        assert_refused(&ask(server.address, request).await, 400, "target");
+        assert_refused(&fetch(server.address, request).await, 400, "target");
     }
 }
 
@@ -481,7 +478,7 @@ async fn assert_origins(allowed: &[&str], host: &str, status: u16, origins: &[&s
     for origin in origins {
         let request = handshake_with(&format!("Origin: {origin}"));
         let request = request.replace("Host: localhost", &format!("Host: {host}"));
-        let answer = ask(server.address, request).await;
+        let answer = fetch(server.address, request).await;
         match status {
             101 => assert_eq!(answer.status, 101, "{origin}: {answer:?}"),
             _ => assert_refused(&answer, status, "rigin"),
@@ -576,7 +573,7 @@ async fn where_several_rows_fit_the_first_one_counts() {
         let pairs = later.map(|(from, to, ..)| one.replace(from, to));
         for request in pairs.chain([one.clone(), all]) {
             let request = request.replace("{125 fields}", &"X: x\r\n".repeat(125));
-            assert_refused(&ask(server.address, request).await, status, word);
+            assert_refused(&fetch(server.address, request).await, status, word);
         }
     }
 }

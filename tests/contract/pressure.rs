@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::common::{
-    BINARY, CLOSE, CONTINUED, HANDSHAKE, PING, Program, Server, TEXT, ask, close, connect, frame,
-    handshake_with, under, upgraded, with_descriptors, wspush,
+    BINARY, CLOSE, CONTINUED, Client, HANDSHAKE, PING, Program, Server, TEXT, close, connect,
+    fetch, frame, handshake_with, under, upgraded, with_descriptors, wspush,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +20,8 @@ use tokio::{
     task::yield_now,
     time::sleep,
 };
-use wspush::{CloseFrame, Config, Notification, Request, Source, listen};
+use tokio_tungstenite::tungstenite::Message;
+use wspush::{CloseFrame, Config, Notification, Request, Source};
 
 /// The processor time of the program's threads, in nanoseconds.
 fn processor_time(program: &Program) -> u64 {
@@ -48,7 +49,7 @@ async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_g
     sleep(Duration::from_secs(1)).await;
     let spent = Duration::from_nanos(processor_time(&program) - before);
     assert!(spent < Duration::from_millis(100), "{spent:?} in a second");
-    first.say("still here").await;
+    first.send_text("still here").await;
     let log = program.log_until("still here").await;
     assert!(!log.contains("can't accept"), "{log}");
     drop(more);
@@ -59,10 +60,10 @@ async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_g
 #[tokio::test]
 async fn one_client_misbehaves_and_no_other_sees_it() {
     let server = Server::start(0.005, Config::default()).await;
-    let mut good = upgraded(server.address).await;
+    let mut good = Client::connect(server.address).await;
     let misbehaviour = async {
         let mut stalled = upgraded(server.address).await;
-        stalled.say("start").await;
+        stalled.send_text("start").await;
         for _ in 0..20 {
             for bad in [
                 b"\x81\x05start".to_vec(),
@@ -72,17 +73,17 @@ async fn one_client_misbehaves_and_no_other_sees_it() {
                 frame(BINARY & !CONTINUED, "x"),
             ] {
                 let mut client = upgraded(server.address).await;
-                client.say("start").await;
+                client.send_text("start").await;
                 client.write(bad).await;
                 client.stream.set_zero_linger().unwrap();
             }
             let mut client = connect(server.address).await;
-            assert_eq!(client.ask("nonsense\r\n\r\n").await.status, 400);
+            assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
         }
         stalled.expect_notifications(1..=20).await;
     };
     let notifications = async {
-        good.say("start").await;
+        good.send("start").await;
         good.expect_notifications(1..=200).await;
     };
     join!(misbehaviour, notifications);
@@ -96,12 +97,12 @@ async fn no_client_can_write_a_line_of_the_log_at_any_level() {
     let forged = "\nforged \x1b[31m\u{9b}31m\u{2028}\r";
     let mut client = connect(program.address).await;
     let origin = "Origin: http://localhost\r\nX: \u{9b}31m\u{2028}";
-    assert_eq!(client.ask(handshake_with(origin)).await.status, 101);
-    client.say(forged).await;
-    client.hear().await;
-    client.send(PING, forged).await;
-    client.receive().await;
-    client.send(CLOSE, close(4000, forged)).await;
+    assert_eq!(client.request(handshake_with(origin)).await.status, 101);
+    client.send_text(forged).await;
+    client.recv_text().await;
+    client.send_frame(PING, forged).await;
+    client.recv_frame().await;
+    client.send_frame(CLOSE, close(4000, forged)).await;
     client.expect_close(4000, forged).await;
     for (from, to) in [
         ("GET /", "GET /\u{9b}x"),
@@ -110,10 +111,10 @@ async fn no_client_can_write_a_line_of_the_log_at_any_level() {
         ("Host: localhost", "Host: \u{9b}x"),
         ("YSBz", "\u{9b}"),
     ] {
-        ask(program.address, HANDSHAKE.replace(from, to)).await;
+        fetch(program.address, HANDSHAKE.replace(from, to)).await;
     }
-    ask(program.address, handshake_with("Origin: \u{9b}\u{2028}")).await;
-    ask(program.address, forged).await;
+    fetch(program.address, handshake_with("Origin: \u{9b}\u{2028}")).await;
+    fetch(program.address, forged).await;
     let (_, _, log) = program.stop().await;
     for line in log.lines() {
         assert!(line.starts_with("20"), "{line:?}");
@@ -127,17 +128,15 @@ async fn no_client_can_write_a_line_of_the_log_at_any_level() {
 #[tokio::test]
 async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_says() {
     let program = Program::listening(&[]).await;
-    let mut client = upgraded(program.address).await;
+    let mut client = Client::connect(program.address).await;
+    let peer = client.local_addr().to_string();
     for _ in 0..300 {
-        client.say("wrong").await;
-        client.hear().await;
-        client.send(PING, "x").await;
-        client.receive().await;
+        client.send("wrong").await;
+        client.recv_text().await;
+        client.send(Message::Ping("x".into())).await;
+        assert_eq!(client.recv().await, Message::Pong("x".into()));
     }
-    client.send(CLOSE, "").await;
-    client.receive().await;
-    let peer = client.stream.local_addr().unwrap().to_string();
-    drop(client);
+    client.close(None).await;
     let (_, _, log) = program.stop().await;
     let lines = log.lines().filter(|line| line.contains(&peer)).count();
     assert!((1..=4).contains(&lines), "{lines}: {log}");
@@ -166,7 +165,7 @@ async fn the_log_tells_who_was_refused_and_how_each_connection_and_the_server_en
     }
     let mut client = connect(program.address).await;
     let peer = client.stream.local_addr().unwrap();
-    client.ask(HANDSHAKE.replace("GET", "PUT")).await;
+    client.request(HANDSHAKE.replace("GET", "PUT")).await;
     drop(client);
     expected.push(format!(
         "refused peer={peer} status=405 reason=\"The method of a WebSocket handshake is GET.\""
@@ -189,9 +188,9 @@ async fn a_log_that_is_read_loses_no_line_though_many_come_at_once() {
     let says = async {
         client.write(frame(TEXT, &words).repeat(300)).await;
         for _ in 0..300 {
-            client.hear().await;
+            client.recv_text().await;
         }
-        client.say("last words").await;
+        client.send_text("last words").await;
     };
     let (log, ()) = join!(program.log_until("last words"), says);
     assert_eq!(log.matches(&words).count(), 300);
@@ -242,11 +241,11 @@ async fn when_nobody_reads_the_log_the_server_serves_on() {
     // More than the pipe and the program's own queue hold.
     let words = "x".repeat(4000);
     for _ in 0..500 {
-        client.say(&words).await;
-        client.hear().await;
+        client.send_text(&words).await;
+        client.recv_text().await;
     }
-    client.say("start").await;
-    client.expect("Notification 1").await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
     upgraded(program.address).await;
     assert_eq!(program.stop().await.0, Some(0));
     drop(unread);
@@ -308,20 +307,18 @@ impl Source for Busy {
 async fn all_cores_serve_any_kind_of_load() {
     let threads = Arc::new(Mutex::new(HashSet::new()));
     let noted = Arc::clone(&threads);
-    let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let address = listeners[0].local_addr().unwrap();
     let new_source = move |_: &Request<'_>| Ok(Busy(Arc::clone(&noted)));
-    let _server = wspush::Server::start(listeners, Config::default(), new_source);
+    let server = Server::start_with(Config::default(), new_source).await;
     let mut clients = Vec::new();
     for _ in 0..8 {
-        let mut client = upgraded(address).await;
-        client.say("start").await;
+        let mut client = Client::connect(server.address).await;
+        client.send("start").await;
         clients.push(client);
     }
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     while threads.lock().unwrap().len() < cores.min(2) {
         for client in &mut clients {
-            client.hear().await;
+            client.recv_text().await;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::common::{
-    HANDSHAKE, Program, Server, ask, connect, handshake_with, outcome, under, upgraded,
+    HANDSHAKE, Program, Server, connect, fetch, handshake_with, outcome, under, upgraded,
     with_descriptors, wspush,
 };
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ async fn the_interval_is_the_time_between_notifications() {
         let program = Program::listening(&["--interval", interval]).await;
         let mut client = upgraded(program.address).await;
         let start = Instant::now();
-        client.say("start").await;
+        client.send_text("start").await;
         client.expect_notifications(1..=3).await;
         let least = Duration::from_secs_f64(2.0 * interval.parse::<f64>().unwrap());
         assert!(start.elapsed() >= least, "{interval}");
@@ -72,7 +72,7 @@ async fn by_default_there_are_as_many_connections_as_the_descriptor_limit_leaves
     let mut clients = Vec::new();
     let refusal = loop {
         let mut client = connect(program.address).await;
-        match client.ask(HANDSHAKE).await {
+        match client.request(HANDSHAKE).await {
             upgraded if upgraded.status == 101 => clients.push(client),
             refusal => break refusal,
         }
@@ -115,10 +115,10 @@ async fn each_option_is_also_an_environment_variable() {
     let program = Program::start(command).await;
     let mut client = connect(program.address).await;
     let request = handshake_with("Origin: https://b.example");
-    assert_eq!(client.ask(request).await.status, 101);
-    client.say("start").await;
+    assert_eq!(client.request(request).await.status, 101);
+    client.send_text("start").await;
     client.expect_notifications(1..=3).await;
-    assert_eq!(ask(program.address, HANDSHAKE).await.status, 503);
+    assert_eq!(fetch(program.address, HANDSHAKE).await.status, 503);
 }
 
 #[tokio::test]
@@ -139,10 +139,10 @@ async fn the_command_line_wins_over_the_environment() {
         .env("WSPUSH_MAX_CONNECTIONS", "1");
     let program = Program::start(command).await;
     let mut client = upgraded(program.address).await;
-    client.say("start").await;
+    client.send_text("start").await;
     client.expect_notifications(1..=3).await;
     let request = handshake_with("Origin: https://b.example");
-    assert_eq!(ask(program.address, request).await.status, 403);
+    assert_eq!(fetch(program.address, request).await.status, 403);
 }
 
 #[tokio::test]
@@ -152,10 +152,10 @@ async fn standard_output_has_one_url_for_each_address_and_nothing_else_ever() {
     let program = Program::start(command).await;
     let url = format!("ws://{}/\n", program.address);
     let mut client = upgraded(program.address).await;
-    client.say("start").await;
-    client.expect("Notification 1").await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
     drop(client);
-    ask(program.address, "nonsense\r\n\r\n").await;
+    fetch(program.address, "nonsense\r\n\r\n").await;
     let (status, stdout, stderr) = program.stop().await;
     assert_eq!((status, stdout), (Some(0), url));
     assert!(
@@ -190,8 +190,8 @@ async fn rust_log_sets_the_log_on_standard_error_and_its_default_is_info() {
         command.env("RUST_LOG", filter);
         let program = Program::start(command).await;
         let mut client = upgraded(program.address).await;
-        client.say("wrong").await;
-        client.hear().await;
+        client.send_text("wrong").await;
+        client.recv_text().await;
         drop(client);
         let (_, _, log) = program.stop().await;
         assert!(
@@ -215,8 +215,8 @@ async fn with_standard_output_or_standard_error_closed_or_broken_the_server_runs
         let program = Program::start(command).await;
         for _ in 0..3 {
             let mut client = upgraded(program.address).await;
-            client.say("start").await;
-            client.expect("Notification 1").await;
+            client.send_text("start").await;
+            client.expect_text("Notification 1").await;
         }
         assert_eq!(program.stop().await.0, Some(0));
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{HANDSHAKE, PING, Pipes, Program, ask, connect, frame, upgraded, wspush};
+use crate::common::{
+    Client, HANDSHAKE, PING, Pipes, Program, connect, fetch, frame, upgraded, wspush,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,10 +17,10 @@ use wspush::{Config, Notifications, Server};
 async fn at_sigterm_or_sigint_every_client_gets_close_1001_and_the_exit_status_is_0() {
     for signal in ["TERM", "INT"] {
         let program = Program::listening(&[]).await;
-        let mut waiting = upgraded(program.address).await;
-        let mut started = upgraded(program.address).await;
-        started.say("start").await;
-        started.expect("Notification 1").await;
+        let mut waiting = Client::connect(program.address).await;
+        let mut started = Client::connect(program.address).await;
+        started.send("start").await;
+        started.expect_text("Notification 1").await;
         program.signal(signal).await;
         waiting.expect_close(1001, signal).await;
         started.expect_close(1001, signal).await;
@@ -48,7 +50,7 @@ async fn half_done_handshakes_are_dropped() {
     let mut half_done = connect(program.address).await;
     half_done.write("GET / HTTP/1.1\r\n").await;
     // It is known once the next one is refused for it.
-    assert_eq!(ask(program.address, "").await.status, 503);
+    assert_eq!(fetch(program.address, "").await.status, 503);
     program.signal("TERM").await;
     // With or without a reset, which tells whether the server had read all.
     assert!(half_done.stream.read_u8().await.is_err());
