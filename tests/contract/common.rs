@@ -2,14 +2,7 @@
 //! whose clock may be paused, and as a program.
 
 use std::{
-    convert::Infallible,
-    fmt::Debug,
-    future::{Future, pending},
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    process::Stdio,
-    task::{Context, Poll},
+    convert::Infallible, fmt::Debug, future::Future, net::SocketAddr, process::Stdio,
     time::Duration,
 };
 
@@ -17,16 +10,18 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
     io::{
         AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
-        DuplexStream, ReadBuf, duplex, split,
+        DuplexStream, split,
     },
     join,
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout, Command},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
-use wspush::{CloseFrame, Config, Listener, Notifications, Rejection, Request, Source, listen};
+use wspush::{CloseFrame, Config, Notifications, Rejection, Request, Source, listen};
+
+pub(crate) use crate::model::pipe::Pipes;
 
 pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
@@ -350,77 +345,6 @@ impl End {
 
     pub(crate) fn is_over(&mut self) -> bool {
         (&mut self.ended).now_or_never().is_some()
-    }
-}
-
-/// What connects to a server through pipes in memory.
-pub(crate) struct Pipes(mpsc::UnboundedSender<Pipe>);
-
-/// The server's side of them.
-pub(crate) struct PipeListener(mpsc::UnboundedReceiver<Pipe>);
-
-impl Pipes {
-    pub(crate) fn new() -> (Self, PipeListener) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), PipeListener(receiver))
-    }
-
-    /// The client's side of a pipe that holds `size` bytes each way. The other end of the channel is dropped with the
-    /// server's side.
-    pub(crate) fn connect(&self, size: usize) -> (DuplexStream, oneshot::Receiver<Infallible>) {
-        let (stream, theirs) = duplex(size);
-        let (alive, ended) = oneshot::channel();
-        let pipe = Pipe {
-            stream: theirs,
-            _alive: alive,
-        };
-        assert!(self.0.send(pipe).is_ok(), "the server has stopped");
-        (stream, ended)
-    }
-}
-
-impl Listener for PipeListener {
-    type Stream = Pipe;
-
-    async fn accept(&mut self) -> io::Result<(Pipe, SocketAddr)> {
-        match self.0.recv().await {
-            Some(pipe) => Ok((pipe, SocketAddr::from(([127, 0, 0, 1], 1)))),
-            None => pending().await,
-        }
-    }
-}
-
-/// The server's side of a pipe.
-pub(crate) struct Pipe {
-    stream: DuplexStream,
-    _alive: oneshot::Sender<Infallible>,
-}
-
-impl AsyncRead for Pipe {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

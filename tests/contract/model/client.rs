@@ -10,7 +10,7 @@ use tokio::{
 };
 use wspush::{Config, Notifications, Server};
 
-use crate::common::Pipes;
+use super::pipe::Pipes;
 
 /// The clock's grain.
 pub(crate) const TICK: Duration = Duration::from_millis(1);

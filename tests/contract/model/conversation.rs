@@ -12,12 +12,14 @@ use super::{
 
 const WRONG_WORD: &str = "You did not say the magic word!";
 const NO_BINARY: &str = "server doesn't support binary messages";
-const SILENCE: Duration = Duration::from_secs(20);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a client that is taken for dead has in which what lies in its socket is still read.
+const LAST_READ: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Checks that the server said what the contract has it say to the script, no more and no less, and in time.
 pub(crate) fn check(script: &Script, record: &Record) {
-    let mut model = Model::default();
+    let mut model = Model::new();
     let mut now = Duration::ZERO;
     for (after, piece) in &script.pieces {
         now += *after;
@@ -30,7 +32,8 @@ pub(crate) fn check(script: &Script, record: &Record) {
     let over = said.close.as_ref().map_or(record.ended, |close| close.at);
     model.check_answers(&said, cut);
     model.check_close(said.close.as_ref(), cut);
-    model.check_pings(&said.pings, over);
+    let sent: Vec<_> = said.all.iter().map(|frame| frame.at).collect();
+    check_pings(&said.pings, &model.heard, &sent, over);
     model.check_notifications(&said.notifications, script.interval, over, cut);
     let left = match script.ending {
         Ending::Vanish | Ending::HalfClose => record.last,
@@ -38,7 +41,7 @@ pub(crate) fn check(script: &Script, record: &Record) {
     };
     let end = match &said.close {
         Some(close) => left.clamp(close.at, close.at + LINGER),
-        None => left.min(model.heard + 2 * SILENCE),
+        None => left.min(model.last_heard() + 2 * KEEPALIVE + LAST_READ),
     };
     assert_at(record.ended, end, "the end of the connection");
 }
@@ -54,9 +57,54 @@ fn assert_at(at: Duration, due: Duration, what: &str) {
     );
 }
 
+/// Checks that there is a ping 20 s after a time since which nothing came, or nothing was sent, and at no other time.
+fn check_pings(pings: &[Frame], heard: &[Duration], sent: &[Duration], over: Duration) {
+    let is_due = |at: Duration, since: Duration, grace: Duration| {
+        (KEEPALIVE..=KEEPALIVE + grace + 2 * TICK).contains(&at.saturating_sub(since))
+    };
+    for ping in pings {
+        let at = ping.at;
+        let last_heard = heard.iter().rfind(|heard| **heard < at);
+        let last_sent = sent.iter().rfind(|sent| **sent < at);
+        assert!(
+            last_heard.is_some_and(|last| is_due(at, *last, Duration::ZERO))
+                // Meanwhile the client may have been about to be taken for dead.
+                || last_sent.is_some_and(|last| is_due(at, *last, LAST_READ)),
+            "no ping is due at {at:?}: last heard at {last_heard:?}, last sent at {last_sent:?}"
+        );
+    }
+    assert!(
+        pings.is_sorted_by(|one, next| one.at < next.at),
+        "{pings:?}"
+    );
+    for (last, next) in pairs(heard, over) {
+        let is_pinged = pings
+            .iter()
+            .any(|ping| is_due(ping.at, last, Duration::ZERO));
+        let is_missing = next > last + KEEPALIVE + 2 * TICK && !is_pinged;
+        assert!(
+            !is_missing,
+            "nothing came from {last:?} to {next:?}, but there was no ping"
+        );
+    }
+    for (last, next) in pairs(sent, over) {
+        let is_missing = next > last + KEEPALIVE + LAST_READ + 2 * TICK;
+        assert!(!is_missing, "nothing was sent from {last:?} to {next:?}");
+    }
+}
+
+/// Each time and the next, the last of which is the end.
+fn pairs(times: &[Duration], end: Duration) -> impl Iterator<Item = (Duration, Duration)> {
+    let next = times.iter().copied().skip(1).chain([end]);
+    let next = next.map(move |next| next.min(end));
+    times.iter().copied().zip(next)
+}
+
 /// What the server said, sorted.
 #[derive(Default)]
 struct Said {
+    /// All of it, behind the 101.
+    all: Vec<Frame>,
     notifications: Vec<Frame>,
     pings: Vec<Frame>,
     /// The pongs, and the texts that are no notifications.
@@ -66,7 +114,15 @@ struct Said {
 
 impl Said {
     fn sort(frames: Vec<Frame>) -> Self {
-        let mut said = Self::default();
+        let upgraded = Frame {
+            at: Duration::ZERO,
+            opcode: TEXT,
+            payload: Vec::new(),
+        };
+        let mut said = Self {
+            all: [vec![upgraded], frames.clone()].concat(),
+            ..Self::default()
+        };
         for frame in frames {
             match frame.opcode {
                 TEXT if frame.payload.starts_with(b"Notification ") => {
@@ -92,19 +148,18 @@ struct Close {
 }
 
 /// The server as the contract has it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Model {
     /// What is no whole frame yet, and since when.
     bytes: Vec<u8>,
     since: Duration,
     /// The fragments of a message so far, and its opcode.
     message: Option<(u8, Vec<u8>)>,
-    /// When something last came.
-    heard: Duration,
+    /// When something came, the handshake at first.
+    heard: Vec<Duration>,
     /// When it was told to start.
     started: Option<Duration>,
     answers: Vec<Frame>,
-    pings: Vec<Duration>,
     close: Option<Close>,
     /// The Close frame may be for a binary message.
     binary: bool,
@@ -113,6 +168,24 @@ struct Model {
 }
 
 impl Model {
+    fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            since: Duration::ZERO,
+            message: None,
+            heard: vec![Duration::ZERO],
+            started: None,
+            answers: Vec::new(),
+            close: None,
+            binary: false,
+            gone: false,
+        }
+    }
+
+    fn last_heard(&self) -> Duration {
+        self.heard.last().copied().unwrap_or_default()
+    }
+
     fn is_over(&self) -> bool {
         self.close.is_some() || self.gone
     }
@@ -122,7 +195,7 @@ impl Model {
         if self.is_over() || piece.is_empty() {
             return;
         }
-        self.heard = now;
+        self.heard.push(now);
         if self.bytes.is_empty() {
             self.since = now;
         }
@@ -148,10 +221,8 @@ impl Model {
 
     /// Lets time pass in which nothing comes.
     fn wait(&mut self, until: Duration) {
-        if !self.is_over() && until > self.heard + SILENCE {
-            self.pings.push(self.heard + SILENCE);
-            self.gone = until > self.heard + 2 * SILENCE;
-        }
+        let dead = self.last_heard() + 2 * KEEPALIVE + LAST_READ;
+        self.gone |= !self.is_over() && until > dead;
     }
 
     fn hear_frame(&mut self, now: Duration, header: &Header, payload: Vec<u8>) {
@@ -294,14 +365,6 @@ impl Model {
             }
             (Some(due), None) => assert!(due.until.is_none() || cut, "no {due:?}"),
             (None, said) => assert_eq!(said, None),
-        }
-    }
-
-    fn check_pings(&self, said: &[Frame], over: Duration) {
-        let due: Vec<_> = self.pings.iter().filter(|due| **due < over).collect();
-        assert_eq!(said.len(), due.len(), "{said:?} are not {due:?}");
-        for (said, due) in said.iter().zip(due) {
-            assert_at(said.at, *due, "a ping");
         }
     }
 

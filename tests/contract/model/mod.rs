@@ -6,3 +6,4 @@ pub(crate) mod client;
 pub(crate) mod conversation;
 pub(crate) mod frame;
 pub(crate) mod handshake;
+pub(crate) mod pipe;
