@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::common::{
-    BINARY, CLOSE, CONTINUED, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close, connect,
-    frame, pipe, pipe_from, upgraded,
+    BINARY, CLOSE, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close, connect, frame,
+    pipe, pipe_from, upgraded,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -15,7 +15,7 @@ use tokio::{
 use wspush::{CloseCode, CloseFrame, Config, Notification, Source};
 
 /// The first fragment of a text.
-const FRAGMENT: u8 = TEXT & !CONTINUED;
+const FRAGMENT: u8 = TEXT & !FIN;
 
 /// Sends each cause to a connection of its own, and expects a Close frame with the code.
 async fn assert_closed(code: u16, causes: &[Vec<u8>]) {
@@ -63,9 +63,7 @@ async fn an_unmasked_frame_is_closed_with_1002() {
 #[tokio::test]
 async fn reserved_bits_and_opcodes_are_closed_with_1002() {
     let bits = [0x10, 0x20, 0x40].map(|bit| [TEXT | bit, PING | bit, CLOSE | bit]);
-    let opcodes = (0x3..=0x7)
-        .chain(0xB..=0xF)
-        .map(|opcode| CONTINUED | opcode);
+    let opcodes = (0x3..=0x7).chain(0xB..=0xF).map(|opcode| FIN | opcode);
     let frames: Vec<_> = bits
         .into_iter()
         .flatten()
@@ -78,7 +76,7 @@ async fn reserved_bits_and_opcodes_are_closed_with_1002() {
 #[tokio::test]
 async fn fragmented_or_oversized_control_frames_are_closed_with_1002() {
     let control = [CLOSE, PING, PONG];
-    let fragmented = control.map(|first| frame(first & !CONTINUED, close(1000, "")));
+    let fragmented = control.map(|first| frame(first & !FIN, close(1000, "")));
     assert_closed(1002, &fragmented).await;
     for size in [126, 200, 4000] {
         let oversized = control.map(|first| frame(first, close(1000, &"x".repeat(size - 2))));
@@ -88,7 +86,7 @@ async fn fragmented_or_oversized_control_frames_are_closed_with_1002() {
 
 #[tokio::test]
 async fn a_bad_continuation_is_closed_with_1002() {
-    let nothing_to_continue = [frame(CONTINUED, "x"), frame(0, "x")];
+    let nothing_to_continue = [frame(FIN, "x"), frame(0, "x")];
     let another_message_within =
         [TEXT, BINARY, FRAGMENT].map(|first| [frame(FRAGMENT, "st"), frame(first, "art")].concat());
     assert_closed(1002, &nothing_to_continue).await;
@@ -113,7 +111,7 @@ async fn text_or_a_close_reason_that_is_not_utf_8_is_closed_with_1007() {
         b"\xED\xA0\x80",
         b"\xF4\x90\x80\x80",
     ] {
-        let fragments = [frame(FRAGMENT, bytes), frame(CONTINUED, "")].concat();
+        let fragments = [frame(FRAGMENT, bytes), frame(FIN, "")].concat();
         let reason = frame(CLOSE, [&[0x03, 0xE8], bytes].concat());
         assert_closed(1007, &[frame(TEXT, bytes), fragments, reason]).await;
     }
@@ -124,7 +122,7 @@ async fn a_frame_or_a_message_over_4_kib_is_closed_with_1009() {
     let half = "x".repeat(2048);
     let whole = half.repeat(2);
     let halves = [frame(FRAGMENT, &half), frame(0, &half)].concat();
-    let more = [halves.clone(), frame(CONTINUED, "x")].concat();
+    let more = [halves.clone(), frame(FIN, "x")].concat();
     assert_closed(
         1009,
         &[
@@ -136,7 +134,7 @@ async fn a_frame_or_a_message_over_4_kib_is_closed_with_1009() {
     .await;
     let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
-    for largest in [frame(TEXT, whole), [halves, frame(CONTINUED, "")].concat()] {
+    for largest in [frame(TEXT, whole), [halves, frame(FIN, "")].concat()] {
         client.write(largest).await;
         client.expect_text("You did not say the magic word!").await;
     }
@@ -153,8 +151,8 @@ async fn a_header_that_claims_more_than_there_is_memory_is_closed_with_1009_at_o
 async fn binary_is_closed_with_1003_also_in_fragments() {
     let server = Server::start(2.0, Config::default()).await;
     let mut client = upgraded(server.address).await;
-    client.send_frame(BINARY & !CONTINUED, "x").await;
-    client.send_frame(CONTINUED, "\u{e9}").await;
+    client.send_frame(BINARY & !FIN, "x").await;
+    client.send_frame(FIN, "\u{e9}").await;
     client
         .expect_text("server doesn't support binary messages")
         .await;

@@ -1,18 +1,11 @@
 //! A client that shares no code with the server, and three ways to reach a server: in process, over a pipe in memory
 //! whose clock may be paused, and as a program.
 
-use std::{
-    convert::Infallible, fmt::Debug, future::Future, net::SocketAddr, process::Stdio,
-    time::Duration,
-};
+use std::{convert::Infallible, fmt::Debug, net::SocketAddr, process::Stdio, time::Duration};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
-    io::{
-        AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
-        DuplexStream, split,
-    },
-    join,
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, DuplexStream},
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout, Command},
     sync::oneshot,
@@ -21,18 +14,19 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use wspush::{CloseFrame, Config, Notifications, Rejection, Request, Source, listen};
 
-pub(crate) use crate::model::pipe::Pipes;
+use crate::model::frame as opcode;
+pub(crate) use crate::model::{
+    client::{Answer, HANDSHAKE, RawClient, patiently},
+    frame::{FIN, frame},
+    pipe::Pipes,
+};
 
-pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
-
-/// The first bytes of whole frames, and the flag of those that are not the last of their message.
-pub(crate) const TEXT: u8 = 0x81;
-pub(crate) const BINARY: u8 = 0x82;
-pub(crate) const CLOSE: u8 = 0x88;
-pub(crate) const PING: u8 = 0x89;
-pub(crate) const PONG: u8 = 0x8A;
-pub(crate) const CONTINUED: u8 = 0x80;
+/// The first bytes of frames that are whole messages.
+pub(crate) const TEXT: u8 = FIN | opcode::TEXT;
+pub(crate) const BINARY: u8 = FIN | opcode::BINARY;
+pub(crate) const CLOSE: u8 = FIN | opcode::CLOSE;
+pub(crate) const PING: u8 = FIN | opcode::PING;
+pub(crate) const PONG: u8 = FIN | opcode::PONG;
 
 /// How long a test waits before it fails, for something that takes no time, and on a paused clock.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,24 +35,6 @@ const FOR_EVER: Duration = Duration::from_secs(10_000_000);
 /// `HANDSHAKE` with one more field.
 pub(crate) fn handshake_with(field: &str) -> String {
     HANDSHAKE.replace("\r\nHost:", &format!("\r\n{field}\r\nHost:"))
-}
-
-/// A frame as a client sends it, masked.
-pub(crate) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
-    const MASKED: u8 = 0x80;
-    const TWO_BYTES_OF_LENGTH: u8 = 0x7E;
-    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
-    let payload = payload.as_ref();
-    let mut frame = vec![first];
-    if let Ok(length @ 0..126) = u8::try_from(payload.len()) {
-        frame.push(MASKED | length);
-    } else {
-        frame.push(MASKED | TWO_BYTES_OF_LENGTH);
-        frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    }
-    frame.extend(MASK);
-    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(a, b)| a ^ b));
-    frame
 }
 
 /// A Close frame's payload.
@@ -74,38 +50,6 @@ pub(crate) fn assert_elapsed(since: Instant, seconds: f64) {
         (due..due + Duration::from_millis(3)).contains(&elapsed),
         "{elapsed:?} instead of {due:?}"
     );
-}
-
-/// An HTTP answer, with what came after it up to the end of the connection unless it is a 101.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Self {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let byte = stream.read_u8().await;
-            head.push(byte.unwrap_or_else(|error| panic!("{error} in place of an answer")));
-        }
-        let head = String::from_utf8(head).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut body = String::new();
-        if status != 101 {
-            stream.read_to_string(&mut body).await.unwrap();
-        }
-        Self { status, head, body }
-    }
-
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
-        fields
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
-    }
 }
 
 /// The library's client: what a well-behaved client does. Answers pings and Close frames by itself, as long as it is read
@@ -192,16 +136,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-/// A client that sends and receives bytes and frames, for what no library's client does.
-pub(crate) struct RawClient<S> {
-    pub(crate) stream: S,
-    patience: Duration,
-}
-
-async fn patiently<T>(patience: Duration, wait: impl Future<Output = T>) -> T {
-    timeout(patience, wait).await.expect("nothing came")
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// Performs the library's opening handshake.
     pub(crate) async fn into_client(self) -> Client<S> {
@@ -211,46 +145,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         Client { socket, patience }
     }
 
-    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    /// Reads while it writes, since the server may answer before it has read all.
-    pub(crate) async fn request(&mut self, request: impl AsRef<[u8]>) -> Answer {
-        let (mut reading, mut writing) = split(&mut self.stream);
-        let both = async {
-            join!(
-                writing.write_all(request.as_ref()),
-                Answer::read(&mut reading)
-            )
-        };
-        patiently(self.patience, both).await.1
-    }
-
-    pub(crate) async fn upgraded(mut self) -> Self {
-        assert_eq!(self.request(HANDSHAKE).await.status, 101);
-        self
-    }
-
-    pub(crate) async fn send_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
-        self.write(frame(first, payload)).await;
-    }
-
     pub(crate) async fn send_text(&mut self, text: &str) {
         self.send_frame(TEXT, text).await;
-    }
-
-    /// The first byte and the payload of the next frame.
-    pub(crate) async fn recv_frame(&mut self) -> (u8, Vec<u8>) {
-        let frame = async {
-            let first = self.stream.read_u8().await.unwrap();
-            let length = self.stream.read_u8().await.unwrap();
-            assert!(length < 126, "masked, or longer than anything here");
-            let mut payload = vec![0; length.into()];
-            self.stream.read_exact(&mut payload).await.unwrap();
-            (first, payload)
-        };
-        patiently(self.patience, frame).await
     }
 
     /// The next text, in one frame. Answers pings meanwhile.

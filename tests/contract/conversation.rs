@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{
-    BINARY, CONTINUED, PING, PONG, Server, TEXT, assert_elapsed, connect, frame, pipe, pipe_from,
+    BINARY, FIN, PING, PONG, Server, TEXT, assert_elapsed, connect, frame, pipe, pipe_from,
     upgraded,
 };
 use tokio::{
@@ -154,12 +154,12 @@ async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
 async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together() {
     let (client, _connection) = pipe(4096, 1.0);
     let mut client = client.upgraded().await;
-    client.send_frame(TEXT & !CONTINUED, "st").await;
+    client.send_frame(TEXT & !FIN, "st").await;
     client.send_frame(PING, "between").await;
     assert_eq!(client.recv_frame().await, (PONG, b"between".to_vec()));
     client.send_frame(0, "").await;
     client.send_frame(0, "ar").await;
-    client.send_frame(CONTINUED, "t").await;
+    client.send_frame(FIN, "t").await;
     assert_eq!(
         client.recv_frame().await,
         (TEXT, b"Notification 1".to_vec())
@@ -170,9 +170,9 @@ async fn a_ping_between_fragments_is_answered_and_the_fragments_are_put_together
 async fn utf_8_may_be_split_over_fragments() {
     let (client, _connection) = pipe(4096, 1.0);
     let mut client = client.upgraded().await;
-    client.send_frame(TEXT & !CONTINUED, b"\xF0\x9F").await;
+    client.send_frame(TEXT & !FIN, b"\xF0\x9F").await;
     client.send_frame(0, b"\xA6").await;
-    client.send_frame(CONTINUED, b"\x80").await;
+    client.send_frame(FIN, b"\x80").await;
     client.expect_text(WRONG_WORD).await;
 }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::common::{
-    BINARY, CLOSE, CONTINUED, Client, HANDSHAKE, PING, Program, Server, TEXT, close, connect,
-    fetch, frame, handshake_with, under, upgraded, with_descriptors, wspush,
+    BINARY, CLOSE, Client, FIN, HANDSHAKE, PING, Program, Server, TEXT, close, connect, fetch,
+    frame, handshake_with, under, upgraded, with_descriptors, wspush,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -70,7 +70,7 @@ async fn one_client_misbehaves_and_no_other_sees_it() {
                 frame(CLOSE, "x"),
                 frame(TEXT, "\u{fffd}".repeat(2000)),
                 frame(PING, "x").repeat(100),
-                frame(BINARY & !CONTINUED, "x"),
+                frame(BINARY & !FIN, "x"),
             ] {
                 let mut client = upgraded(server.address).await;
                 client.send_text("start").await;
@@ -271,7 +271,7 @@ async fn at_any_input_at_all_the_connection_ends_without_a_panic() {
         let noise: Vec<u8> = random.by_ref().take(300).collect();
         let frames: Vec<u8> = noise
             .chunks(20)
-            .flat_map(|chunk| frame(CONTINUED | chunk[0] & 0xF, &chunk[1..]))
+            .flat_map(|chunk| frame(FIN | chunk[0] & 0xF, &chunk[1..]))
             .collect();
         for (upgraded, input) in [
             (false, mutated),

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use crate::model::{
-    client::{Ending, REQUEST, Script, connect, converse},
+    client::HANDSHAKE,
     conversation::check,
-    frame::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT, mask},
+    frame::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT},
     handshake::check_answer,
+    script::{Ending, Script, connect, converse},
 };
 use proptest::{
     collection::{SizeRange, vec},
@@ -15,6 +16,7 @@ use proptest::{
     sample::select,
     test_runner::RngSeed,
 };
+use wspush::Config;
 
 fn config() -> ProptestConfig {
     ProptestConfig {
@@ -49,7 +51,7 @@ proptest! {
     ) {
         let pieces = cut(&request, cuts);
         let record = connect(&handshake(pieces, ending));
-        prop_assert_eq!(check_answer(&record), status);
+        prop_assert_eq!(check_answer(&record).status, status);
     }
 
     #[test]
@@ -70,12 +72,12 @@ proptest! {
 
     #[test]
     fn a_head_that_never_ends_is_answered_after_ten_seconds_or_when_no_more_can_come(
-        at in 1..REQUEST.len(),
+        at in 1..HANDSHAKE.len(),
         gaps in vec((1..200_u64, 1..60_usize), 0..20),
         ending in select(vec![Ending::HalfClose, Ending::Silence]),
     ) {
         let cuts = gaps.into_iter().map(|(after, size)| (Duration::from_millis(7 * after), size)).collect();
-        let script = handshake(cut(&REQUEST[..at], cuts), ending);
+        let script = handshake(cut(&HANDSHAKE.as_bytes()[..at], cuts), ending);
         let record = connect(&script);
         let late = Duration::from_secs(10);
         let (status, due) = if ending == Ending::HalfClose && record.last < late {
@@ -83,7 +85,7 @@ proptest! {
         } else {
             (408, late)
         };
-        prop_assert_eq!(check_answer(&record), status);
+        prop_assert_eq!(check_answer(&record).status, status);
         prop_assert_eq!(record.heard[0].0, due);
     }
 }
@@ -91,6 +93,7 @@ proptest! {
 fn handshake(pieces: Vec<(Duration, Vec<u8>)>, ending: Ending) -> Script {
     Script {
         pipe: 256 * 1024,
+        config: Config::default(),
         interval: Duration::from_secs(2),
         pieces,
         wait: Duration::from_millis(1),
@@ -203,6 +206,7 @@ fn script(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Script
     (bytes, cuts, gap(), ending(), interval, pipe).prop_map(
         |(bytes, cuts, wait, ending, interval, pipe)| Script {
             pipe,
+            config: Config::default(),
             interval,
             pieces: cut(&bytes, cuts),
             wait,
@@ -293,16 +297,14 @@ fn close() -> impl Strategy<Value = Vec<u8>> {
 fn frame(opcode: u8, fin: bool, payload: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     any::<[u8; 4]>().prop_map(move |key| {
         let length = payload.len() as u64;
-        format(
-            Header {
-                fin,
-                rsv: 0,
-                opcode,
-                mask: Some(key),
-                length,
-            },
-            &payload,
-        )
+        let header = Header {
+            fin,
+            rsv: 0,
+            opcode,
+            mask: Some(key),
+            length,
+        };
+        header.frame(&payload)
     })
 }
 
@@ -319,24 +321,16 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     (any::<bool>(), rsv, 0..16_u8, mask, payload, length).prop_map(
         |(fin, rsv, opcode, mask, payload, length)| {
             let length = length.unwrap_or(payload.len() as u64);
-            format(
-                Header {
-                    fin,
-                    rsv,
-                    opcode,
-                    mask,
-                    length,
-                },
-                &payload,
-            )
+            let header = Header {
+                fin,
+                rsv,
+                opcode,
+                mask,
+                length,
+            };
+            header.frame(&payload)
         },
     )
-}
-
-fn format(header: Header, payload: &[u8]) -> Vec<u8> {
-    let mut payload = payload.to_vec();
-    mask(&mut payload, header.mask.unwrap_or_default());
-    [header.format(), payload].concat()
 }
 
 fn bytes(size: impl Into<SizeRange>) -> impl Strategy<Value = Vec<u8>> {

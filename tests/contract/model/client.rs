@@ -1,191 +1,114 @@
-//! A client that sends given bytes at given times, and notes what comes when. For a paused clock.
+//! A client that sends and receives bytes and frames, for what no library's client does, and on whatever it is
+//! connected by.
 
-use std::{cell::RefCell, future::pending, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, split},
-    runtime, select,
-    task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    join,
+    time::timeout,
 };
-use wspush::{Config, Notifications, Server};
 
-use super::pipe::Pipes;
+use super::frame::{Header, frame};
 
-/// The clock's grain.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// A request that is granted.
+pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
 
-/// A request that is granted, with the key of RFC 6455 §1.3.
-pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\n\
-    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-
-/// What the client does.
-#[derive(Clone, Debug)]
-pub(crate) struct Script {
-    /// How many bytes are under way at most in either direction.
-    pub(crate) pipe: usize,
-    pub(crate) interval: Duration,
-    /// What it sends, and how long after the piece before.
-    pub(crate) pieces: Vec<(Duration, Vec<u8>)>,
-    /// How long it then waits.
-    pub(crate) wait: Duration,
-    pub(crate) ending: Ending,
-}
-
-/// What happens last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// The client is gone.
-    Vanish,
-    /// The client sends no more, but still reads.
-    HalfClose,
-    /// The client says nothing more.
-    Silence,
-    /// The server is told to stop.
-    Stop,
-}
-
-/// What the client heard. Times count from its connection.
+/// An HTTP answer, with what came after it up to the end of the connection unless it is a 101.
 #[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) heard: Vec<(Duration, Vec<u8>)>,
-    /// When the last thing happened.
-    pub(crate) last: Duration,
-    /// When the server was done with the connection.
-    pub(crate) ended: Duration,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
-/// Plays the script from the connection's first byte on.
-pub(crate) fn connect(script: &Script) -> Record {
-    block_on(async { Client::connect(script).play(script).await })
-}
-
-/// Plays the script from the end of a handshake on.
-pub(crate) fn converse(script: &Script) -> Record {
-    block_on(async {
-        let mut client = Client::connect(script);
-        client.upgrade().await;
-        client.play(script).await
-    })
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime")
-        .block_on(future)
-}
-
-struct Client {
-    read: ReadHalf<DuplexStream>,
-    write: WriteHalf<DuplexStream>,
-    connected: Instant,
-    served: JoinHandle<Instant>,
-    server: Server,
-}
-
-impl Client {
-    fn connect(script: &Script) -> Self {
-        let (pipes, listener) = Pipes::new();
-        let (client, ended) = pipes.connect(script.pipe);
-        let (read, write) = split(client);
-        let interval = script.interval;
-        let server = Server::start(vec![listener], Config::default(), move |_| {
-            Ok(Notifications::every(interval))
-        });
-        Self {
-            read,
-            write,
-            connected: Instant::now(),
-            served: tokio::spawn(async move {
-                let _ = ended.await;
-                Instant::now()
-            }),
-            server,
+impl Answer {
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Self {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = stream.read_u8().await;
+            head.push(byte.unwrap_or_else(|error| panic!("{error} in place of an answer")));
         }
+        let mut body = String::new();
+        let answer = Self::new(head, String::new());
+        if answer.status != 101 {
+            stream.read_to_string(&mut body).await.unwrap();
+        }
+        Self { body, ..answer }
     }
 
-    async fn upgrade(&mut self) {
-        let mut answer = Vec::new();
-        self.write.write_all(REQUEST).await.expect("to be read");
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(self.read.read_u8().await.expect("an answer"));
-        }
+    pub(crate) fn new(head: Vec<u8>, body: String) -> Self {
+        let head = String::from_utf8(head).unwrap();
+        let status = head.strip_prefix("HTTP/1.1 ").expect("HTTP/1.1");
+        let status = status[..3].parse().expect("a status");
+        Self { status, head, body }
+    }
+
+    /// The field's value, if it stands there, and then once.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut values = fields.filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value);
         assert!(
-            answer.starts_with(b"HTTP/1.1 101 "),
-            "{}",
-            answer.escape_ascii()
+            values.next().is_none(),
+            "{name} stands there twice: {self:?}"
         );
-    }
-
-    async fn play(self, script: &Script) -> Record {
-        let Self {
-            mut read,
-            mut write,
-            connected,
-            mut served,
-            server,
-        } = self;
-        let heard = RefCell::new(Vec::new());
-        let listening = async {
-            let mut piece = [0; 4096];
-            while let Ok(size @ 1..) = read.read(&mut piece).await {
-                heard
-                    .borrow_mut()
-                    .push((connected.elapsed(), piece[..size].to_vec()));
-            }
-            pending::<()>().await;
-        };
-        let talking = async {
-            for (after, piece) in &script.pieces {
-                pause(*after).await;
-                // The server may be gone.
-                let _ = write.write_all(piece).await;
-            }
-            pause(script.wait).await;
-            if script.ending == Ending::Stop {
-                // What came in the same instant need not have been read.
-                pause(TICK).await;
-                tokio::spawn(server.shutdown());
-            }
-            if script.ending == Ending::HalfClose {
-                let _ = write.shutdown().await;
-            }
-            let last = connected.elapsed();
-            match script.ending {
-                Ending::Vanish => (last, None),
-                _ => (last, Some(end(&mut served).await)),
-            }
-        };
-        let (last, ended) = select! {
-            biased;
-            () = listening => unreachable!(),
-            done = talking => done,
-        };
-        drop((read, write));
-        let ended = match ended {
-            Some(ended) => ended,
-            None => end(&mut served).await,
-        };
-        Record {
-            heard: heard.into_inner(),
-            last,
-            ended: ended - connected,
-        }
+        value
     }
 }
 
-async fn pause(time: Duration) {
-    if !time.is_zero() {
-        sleep(time).await;
-    }
+/// The client.
+pub(crate) struct RawClient<S> {
+    pub(crate) stream: S,
+    /// How long it waits for whatever it waits for.
+    pub(crate) patience: Duration,
 }
 
-async fn end(served: &mut JoinHandle<Instant>) -> Instant {
-    timeout(Duration::from_secs(3600), served)
-        .await
-        .expect("the connection ends")
-        .expect("no panic")
+pub(crate) async fn patiently<T>(patience: Duration, wait: impl Future<Output = T>) -> T {
+    timeout(patience, wait).await.expect("nothing came")
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads while it writes, since the server may answer before it has read all.
+    pub(crate) async fn request(&mut self, request: impl AsRef<[u8]>) -> Answer {
+        let (mut reading, mut writing) = split(&mut self.stream);
+        let both = async {
+            join!(
+                writing.write_all(request.as_ref()),
+                Answer::read(&mut reading)
+            )
+        };
+        patiently(self.patience, both).await.1
+    }
+
+    pub(crate) async fn upgraded(mut self) -> Self {
+        assert_eq!(self.request(HANDSHAKE).await.status, 101);
+        self
+    }
+
+    pub(crate) async fn send_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
+        self.write(frame(first, payload)).await;
+    }
+
+    /// The first byte and the payload of the next frame.
+    pub(crate) async fn recv_frame(&mut self) -> (u8, Vec<u8>) {
+        let frame = async {
+            let mut bytes = Vec::new();
+            loop {
+                bytes.push(self.stream.read_u8().await.unwrap());
+                if let Some((header, _)) = Header::parse(&bytes) {
+                    assert!(header.mask.is_none(), "masked");
+                    let mut payload = vec![0; usize::try_from(header.length).unwrap()];
+                    self.stream.read_exact(&mut payload).await.unwrap();
+                    return (bytes[0], payload);
+                }
+            }
+        };
+        patiently(self.patience, frame).await
+    }
 }

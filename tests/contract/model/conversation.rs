@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    client::{Ending, Record, Script, TICK},
     frame::{
         BINARY, CLOSE, CONTINUATION, Frame, Header, LIMIT, PING, PONG, TEXT, UNSURE_CODE, mask,
         may_close_with, read_frames,
     },
+    script::{Ending, Record, Script, TICK},
 };
 
 const WRONG_WORD: &str = "You did not say the magic word!";

@@ -12,6 +12,9 @@ pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xA;
 
+/// The flag of the last frame of a message.
+pub(crate) const FIN: u8 = 0x80;
+
 /// What stands before a payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
@@ -45,6 +48,24 @@ impl Header {
         Some((header, 2 + extended + if mask.is_some() { 4 } else { 0 }))
     }
 
+    /// The header that starts with this byte, of a payload that a client masks.
+    fn masked(first: u8, length: usize) -> Self {
+        Self {
+            fin: first & FIN != 0,
+            rsv: first >> 4 & 7,
+            opcode: first & 0xF,
+            mask: Some([0x37, 0xFA, 0x21, 0x3D]),
+            length: length as u64,
+        }
+    }
+
+    /// The frame on the wire.
+    pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
+        let mut payload = payload.to_vec();
+        mask(&mut payload, self.mask.unwrap_or_default());
+        [self.format(), payload].concat()
+    }
+
     /// The header on the wire, its length in the shortest form.
     pub(crate) fn format(&self) -> Vec<u8> {
         let bit = if self.mask.is_some() { 0x80 } else { 0 };
@@ -63,6 +84,12 @@ impl Header {
         bytes.extend(self.mask.iter().flatten());
         bytes
     }
+}
+
+/// A frame as a client sends it, masked: an opcode, and [`FIN`] if it is the last of its message.
+pub(crate) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    let payload = payload.as_ref();
+    Header::masked(first, payload.len()).frame(payload)
 }
 
 /// Masks or unmasks, which is the same.

@@ -7,3 +7,4 @@ pub(crate) mod conversation;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod pipe;
+pub(crate) mod script;

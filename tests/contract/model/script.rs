@@ -1,0 +1,178 @@
+//! What a client does, played on a paused clock: it sends given bytes at given times, and notes what comes when.
+
+use std::{cell::RefCell, future::pending, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, split},
+    runtime, select,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use wspush::{Config, Notifications, Server};
+
+use super::{client::RawClient, pipe::Pipes};
+
+/// On a paused clock, for ever.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The clock's grain.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// What the client does.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// How many bytes are under way at most in either direction.
+    pub(crate) pipe: usize,
+    pub(crate) config: Config,
+    pub(crate) interval: Duration,
+    /// What it sends, and how long after the piece before.
+    pub(crate) pieces: Vec<(Duration, Vec<u8>)>,
+    /// How long it then waits.
+    pub(crate) wait: Duration,
+    pub(crate) ending: Ending,
+}
+
+/// What happens last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The client is gone.
+    Vanish,
+    /// The client sends no more, but still reads.
+    HalfClose,
+    /// The client says nothing more.
+    Silence,
+    /// The server is told to stop.
+    Stop,
+}
+
+/// What the client heard. Times count from its connection.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) heard: Vec<(Duration, Vec<u8>)>,
+    /// When the last thing happened.
+    pub(crate) last: Duration,
+    /// When the server was done with the connection.
+    pub(crate) ended: Duration,
+}
+
+/// Plays the script from the connection's first byte on.
+pub(crate) fn connect(script: &Script) -> Record {
+    block_on(async { Player::connect(script).play(script).await })
+}
+
+/// Plays the script from the end of a handshake on.
+pub(crate) fn converse(script: &Script) -> Record {
+    block_on(async {
+        let mut player = Player::connect(script);
+        player.client = player.client.upgraded().await;
+        player.play(script).await
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+struct Player {
+    client: RawClient<DuplexStream>,
+    connected: Instant,
+    served: JoinHandle<Instant>,
+    server: Server,
+}
+
+impl Player {
+    fn connect(script: &Script) -> Self {
+        let (pipes, listener) = Pipes::new();
+        let (stream, ended) = pipes.connect(script.pipe);
+        let interval = script.interval;
+        let server = Server::start(vec![listener], script.config.clone(), move |_| {
+            Ok(Notifications::every(interval))
+        });
+        Self {
+            client: RawClient {
+                stream,
+                patience: PATIENCE,
+            },
+            connected: Instant::now(),
+            served: tokio::spawn(async move {
+                let _ = ended.await;
+                Instant::now()
+            }),
+            server,
+        }
+    }
+
+    async fn play(self, script: &Script) -> Record {
+        let Self {
+            client,
+            connected,
+            mut served,
+            server,
+        } = self;
+        let (mut read, mut write) = split(client.stream);
+        let heard = RefCell::new(Vec::new());
+        let listening = async {
+            let mut piece = [0; 4096];
+            while let Ok(size @ 1..) = read.read(&mut piece).await {
+                heard
+                    .borrow_mut()
+                    .push((connected.elapsed(), piece[..size].to_vec()));
+            }
+            pending::<()>().await;
+        };
+        let talking = async {
+            for (after, piece) in &script.pieces {
+                pause(*after).await;
+                // The server may be gone.
+                let _ = write.write_all(piece).await;
+            }
+            pause(script.wait).await;
+            if script.ending == Ending::Stop {
+                // What came in the same instant need not have been read.
+                pause(TICK).await;
+                tokio::spawn(server.shutdown());
+            }
+            if script.ending == Ending::HalfClose {
+                let _ = write.shutdown().await;
+            }
+            let last = connected.elapsed();
+            match script.ending {
+                Ending::Vanish => (last, None),
+                _ => (last, Some(end(&mut served).await)),
+            }
+        };
+        let (last, ended) = select! {
+            biased;
+            () = listening => unreachable!(),
+            done = talking => done,
+        };
+        drop((read, write));
+        let ended = match ended {
+            Some(ended) => ended,
+            None => end(&mut served).await,
+        };
+        Record {
+            heard: heard.into_inner(),
+            last,
+            ended: ended - connected,
+        }
+    }
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+async fn end(served: &mut JoinHandle<Instant>) -> Instant {
+    timeout(PATIENCE, served)
+        .await
+        .expect("the connection ends")
+        .expect("no panic")
+}
