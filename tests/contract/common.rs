@@ -244,6 +244,34 @@ impl End {
     }
 }
 
+/// A server that is reached through pipes in memory, and so may have a paused clock. It stops when dropped.
+pub(crate) struct PipeServer {
+    pipes: Pipes,
+    server: wspush::Server,
+}
+
+impl PipeServer {
+    pub(crate) fn start(interval: f64, config: Config) -> Self {
+        let interval = Duration::from_secs_f64(interval);
+        let (pipes, listener) = Pipes::new();
+        let new_source = move |_: &Request<'_>| Ok(Notifications::every(interval));
+        let server = wspush::Server::start(vec![listener], config, new_source);
+        Self { pipes, server }
+    }
+
+    /// Connects through a pipe that holds `size` bytes each way.
+    pub(crate) fn connect(&self, size: usize) -> RawClient<DuplexStream> {
+        RawClient {
+            stream: self.pipes.connect(size).0,
+            patience: FOR_EVER,
+        }
+    }
+
+    pub(crate) async fn shutdown(self) {
+        self.server.shutdown().await;
+    }
+}
+
 /// A server in this process, which stops when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,

@@ -1,11 +1,16 @@
 //! The contract's "The opening handshake".
 
+use std::time::Duration;
+
 use crate::common::{
-    Answer, Client, HANDSHAKE, Server, TEXT, assert_elapsed, connect, fetch, frame, handshake_with,
-    pipe, upgraded,
+    Answer, Client, HANDSHAKE, PipeServer, Server, TEXT, assert_elapsed, connect, fetch, frame,
+    handshake_with, pipe,
 };
-use tokio::{io::AsyncWriteExt, time::Instant, time::sleep};
-use wspush::Config;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep, timeout},
+};
+use wspush::{Config, Notifications, Rejection, Request};
 
 const TOO_LARGE: u16 = 431;
 
@@ -62,7 +67,13 @@ async fn any_path_and_any_query_and_any_spelling_of_a_good_handshake_are_accepte
         let answer = fetch(server.address, HANDSHAKE.replace(from, to)).await;
         assert_eq!(answer.status, 101, "{to}: {answer:?}");
     };
-    for target in ["/push/v1?a=b&c=%20", "//", "/?", "http://localhost/x?y=z"] {
+    for target in [
+        "/push/v1?a=b&c=%20",
+        "//",
+        "/?",
+        "http://localhost/x?y=z",
+        "ws://localhost",
+    ] {
         accepted("GET /", &format!("GET {target}")).await;
     }
     for connection in [
@@ -92,60 +103,74 @@ async fn the_librarys_client_completes_the_handshake_and_receives_notifications(
     client.close(None).await;
 }
 
+fn full_at(max_connections: usize) -> Config {
+    Config {
+        max_connections,
+        ..Config::default()
+    }
+}
+
 #[tokio::test]
 async fn when_max_connections_is_reached_the_answer_is_503_with_retry_after() {
-    let server = Server::start(
-        2.0,
-        Config {
-            max_connections: 1,
-            ..Config::default()
-        },
-    )
-    .await;
-    let _first = upgraded(server.address).await;
-    for request in [HANDSHAKE, "POST / HTTP/1.0\r\n\r\n", "nonsense\r\n\r\n"] {
-        assert_refused(&fetch(server.address, request).await, 503, "Retry-After: ");
+    let server = Server::start(2.0, full_at(1)).await;
+    let _first = Client::connect(server.address).await;
+    for request in [
+        HANDSHAKE,
+        "GET / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.0\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let answer = fetch(server.address, request).await;
+        assert_refused(&answer, 503, "Retry-After: ");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_503_comes_once_the_head_has_come_or_after_2_s() {
+    let server = PipeServer::start(2.0, full_at(1));
+    let _first = server.connect(4096).upgraded().await;
+    let (head, last) = HANDSHAKE.split_at(HANDSHAKE.len() - 1);
+    for (pause, last, due) in [(0.5, last, 0.5), (1.9, last, 1.9), (1.9, "", 2.0)] {
+        let mut client = server.connect(4096);
+        let connected = Instant::now();
+        client.write(head).await;
+        let early = timeout(Duration::from_secs_f64(pause), client.stream.read_u8());
+        assert!(early.await.is_err(), "an answer before the request's end");
+        assert_refused(&client.request(last).await, 503, "Retry-After: ");
+        assert_elapsed(connected, due);
     }
 }
 
 #[tokio::test]
+async fn when_max_connections_is_reached_a_connection_without_a_byte_gets_no_answer() {
+    let server = Server::start(2.0, full_at(1)).await;
+    let _first = Client::connect(server.address).await;
+    let mut check = connect(server.address).await;
+    check.stream.shutdown().await.unwrap();
+    check.expect_end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused() {
-    let server = Server::start(
-        2.0,
-        Config {
-            max_connections: 1,
-            ..Config::default()
-        },
-    )
-    .await;
-    let first = upgraded(server.address).await;
-    let mut refused = Vec::new();
-    // As many as are told so at once, each for 2 s.
-    for _ in 0..64 {
-        refused.push(connect(server.address).await);
-    }
-    let mut next = connect(server.address).await;
-    for client in &mut refused {
-        assert_refused(&client.request(HANDSHAKE).await, 503, "1");
-    }
+    let server = PipeServer::start(2.0, full_at(1));
+    let first = server.connect(4096).upgraded().await;
+    // As many as are refused at once, and too slow to be refused yet.
+    let _refused = server.connect(4096);
+    let connected = Instant::now();
+    let mut next = server.connect(4096);
+    sleep(Duration::from_secs(1)).await;
     drop(first);
     assert_eq!(next.request(HANDSHAKE).await.status, 101);
+    assert_elapsed(connected, 1.0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn connections_still_in_their_handshake_count_for_max_connections() {
-    let server = Server::start(
-        2.0,
-        Config {
-            max_connections: 2,
-            ..Config::default()
-        },
-    )
-    .await;
-    let mut first = connect(server.address).await;
+    let server = PipeServer::start(2.0, full_at(2));
+    let mut first = server.connect(4096);
     first.write("GET").await;
-    let _second = connect(server.address).await;
-    assert_refused(&fetch(server.address, HANDSHAKE).await, 503, "2");
+    let _second = server.connect(4096);
+    assert_refused(&server.connect(4096).request(HANDSHAKE).await, 503, "2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +180,7 @@ async fn a_head_not_complete_within_10_s_of_the_connection_is_answered_with_408(
         let connected = Instant::now();
         for byte in dribble.chars() {
             client.write(byte.to_string()).await;
-            sleep(std::time::Duration::from_millis(500)).await;
+            sleep(Duration::from_millis(500)).await;
         }
         assert_refused(&client.request("").await, 408, "10 s");
         assert_elapsed(connected, 10.0);
@@ -242,8 +267,13 @@ async fn a_head_may_come_in_pieces_of_any_size_byte_by_byte_too() {
 async fn a_method_other_than_get_and_head_or_a_head_that_attempts_a_handshake_is_answered_with_405()
 {
     let server = Server::start(2.0, Config::default()).await;
-    for method in ["HEAD", "POST", "OPTIONS", "CONNECT", "get", "PURGE"] {
-        let request = HANDSHAKE.replace("GET", method);
+    let options = "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let connect = "CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n";
+    let post = "POST / HTTP/1.0\r\n\r\n";
+    let methods = ["HEAD", "POST", "OPTIONS", "CONNECT", "get", "PURGE"];
+    let handshakes = methods.map(|method| HANDSHAKE.replace("GET", method));
+    let others = [options, connect, post].map(Into::into);
+    for request in handshakes.into_iter().chain(others) {
         let answer = fetch(server.address, request).await;
         assert_refused(&answer, 405, "Allow: GET, HEAD\r\n");
     }
@@ -328,73 +358,92 @@ async fn a_handshake_without_upgrade_is_answered_with_426() {
     }
 }
 
+/// A server that may be reached only under these names.
+async fn server_with_hosts(names: &[&str]) -> Server {
+    let config = Config {
+        allowed_hosts: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..Config::default()
+    };
+    Server::start(2.0, config).await
+}
+
+fn assert_page(answer: &Answer, length: usize) {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let length = length.to_string();
+    for (name, value) in [
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Length", &length),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        ("X-Content-Type-Options", "nosniff"),
+    ] {
+        assert_eq!(answer.field(name), Some(value));
+    }
+    let policy = answer.field("Content-Security-Policy").unwrap();
+    assert!(policy.contains("default-src 'none'"), "{policy}");
+}
+
 #[tokio::test]
 async fn what_is_no_attempt_at_a_handshake_is_answered_with_200_and_the_page() {
-    let server = Server::start(
-        2.0,
-        Config {
-            allowed_hosts: vec!["a.example".parse().unwrap()],
-            ..Config::default()
-        },
-    )
-    .await;
+    let server = server_with_hosts(&["push.example"]).await;
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
     for fields in [
-        "Host: localhost",
+        "Host: push.example",
         "Host: a\r\nHost: b",
         "X: y",
         "Origin: http://evil.example",
         h2c,
     ] {
         for http in ["HTTP/1.1", "HTTP/1.0"] {
-            let get = fetch(
-                server.address,
-                format!("GET /a?b {http}\r\n{fields}\r\n\r\n"),
-            )
-            .await;
-            assert_eq!(get.status, 200, "{get:?}");
-            assert!(get.body.contains("<title>wspush</title>"), "{get:?}");
-            let head = fetch(server.address, format!("HEAD / {http}\r\n{fields}\r\n\r\n")).await;
-            assert_eq!((head.status, &*head.body), (200, ""));
-            for answer in [&get, &head] {
-                assert_eq!(
-                    answer.field("Content-Type"),
-                    Some("text/html; charset=utf-8")
-                );
-                assert_eq!(
-                    answer.field("Content-Length"),
-                    Some(&*get.body.len().to_string())
-                );
-                assert_eq!(answer.field("Cache-Control"), Some("no-store"));
-                assert_eq!(answer.field("Connection"), Some("close"));
-                assert!(answer.field("Content-Security-Policy").is_some());
-            }
+            let get = format!("GET /a?b {http}\r\n{fields}\r\n\r\n");
+            let page = fetch(server.address, &get).await;
+            assert_page(&page, page.body.len());
+            assert!(page.body.contains("<title>wspush</title>"), "{page:?}");
+            let head = fetch(server.address, get.replacen("GET", "HEAD", 1)).await;
+            assert_page(&head, page.body.len());
+            assert_eq!(head.body, "");
         }
     }
 }
 
 #[tokio::test]
 async fn a_host_that_allow_host_does_not_list_is_answered_with_421() {
-    let server = Server::start(
-        2.0,
-        Config {
-            allowed_hosts: vec!["Push.Example".parse().unwrap(), "::1".parse().unwrap()],
-            ..Config::default()
-        },
-    )
-    .await;
-    for (host, status) in [
-        ("push.example:8080", 101),
-        ("[0::1]", 101),
-        ("localhost", 421),
-    ] {
+    let server = server_with_hosts(&["Push.Example", "::1", "127.0.0.1"]).await;
+    let at = async |host: &str| {
         let request = HANDSHAKE.replace("Host: localhost", &format!("Host: {host}"));
-        let answer = fetch(server.address, request).await;
-        match status {
-            101 => assert_eq!(answer.status, 101, "{host}: {answer:?}"),
-            _ => assert_refused(&answer, status, "--allow-host"),
-        }
+        fetch(server.address, request).await
+    };
+    for listed in [
+        "push.example",
+        "PUSH.EXAMPLE:8080",
+        "push.example.",
+        "push.example:",
+        "[::1]:80",
+        "[0:0::1]",
+        "127.0.0.1:1",
+    ] {
+        let answer = at(listed).await;
+        assert_eq!(answer.status, 101, "{listed}: {answer:?}");
     }
+    for other in [
+        "localhost",
+        "evil.example:80",
+        "a.push.example",
+        "push.example.evil",
+        "[::2]",
+    ] {
+        assert_refused(&at(other).await, 421, "--allow-host");
+    }
+}
+
+#[tokio::test]
+async fn a_target_with_another_host_is_answered_with_421_whatever_host_says() {
+    let server = server_with_hosts(&["localhost"]).await;
+    let target = |host| HANDSHAKE.replacen("GET /", &format!("GET http://{host}/"), 1);
+    let evil = fetch(server.address, target("evil.example")).await;
+    assert_refused(&evil, 421, "evil.example");
+    let own = fetch(server.address, target("LOCALHOST:80")).await;
+    assert_eq!(own.status, 101, "{own:?}");
 }
 
 #[tokio::test]
@@ -458,8 +507,22 @@ async fn no_host_or_two_are_answered_with_400() {
         let answer = fetch(server.address, HANDSHAKE.replace(one, host)).await;
         assert_refused(&answer, 400, "Host");
     }
-    // Its place may be taken by a target that is a whole URL.
-    for target in ["http://u@a/", "http://a:x/", "http://:80/", "http://[a]/"] {
+}
+
+#[tokio::test]
+async fn a_target_that_is_neither_a_path_nor_a_url_with_a_host_is_answered_with_400() {
+    let server = Server::start(2.0, Config::default()).await;
+    for target in [
+        "nowhere",
+        "*",
+        "?a=b",
+        "ftp://localhost/",
+        "http:///",
+        "http://u@a/",
+        "http://a:x/",
+        "http://:80/",
+        "http://[a]/",
+    ] {
         let request = HANDSHAKE.replacen("GET /", &format!("GET {target}"), 1);
         assert_refused(&fetch(server.address, request).await, 400, "target");
     }
@@ -544,9 +607,60 @@ async fn allowed_origins_are_let_in_besides_the_servers_own() {
     assert_origins(&["*"], "localhost", 101, &every).await;
 }
 
+/// Lets in whoever shows what this source wants of a request.
+fn authorize(request: &Request<'_>) -> Result<Notifications, Rejection> {
+    assert!(request.peer().ip().is_loopback());
+    let token = request.headers("authorization").collect::<Vec<_>>();
+    if token.is_empty() {
+        return Err(Rejection::unauthorized("Bearer", "Log in first."));
+    }
+    match (request.path(), request.query(), &*token) {
+        ("/news", Some("topic=a%20b?c"), [b"Bearer x", b"y"]) => {
+            Ok(Notifications::every(Duration::from_secs(1)))
+        }
+        ("/news", None, _) => Err(Rejection::forbidden("Name a topic.")),
+        ("/panic", ..) => panic!("a source that fails"),
+        _ => Err(Rejection::not_found("There is nothing at this path.")),
+    }
+}
+
+#[tokio::test]
+async fn a_source_sees_the_request_and_may_refuse_it() {
+    let server = Server::start_with(Config::default(), authorize).await;
+    let token = "Authorization: Bearer x\r\nAUTHORIZATION: y";
+    let get = async |target: &str, token: &str| {
+        let handshake = handshake_with(token).replacen("GET /", &format!("GET {target}"), 1);
+        fetch(server.address, handshake).await
+    };
+    let accepted = get("/news?topic=a%20b?c", token).await;
+    assert_eq!(accepted.status, 101, "{accepted:?}");
+    let unauthorized = get("/news", "X: y").await;
+    assert_refused(&unauthorized, 401, "WWW-Authenticate: Bearer\r\n");
+    assert!(unauthorized.body.contains("Log in first."));
+    assert_refused(&get("/news", token).await, 403, "Name a topic.");
+    assert_refused(&get("/", token).await, 404, "nothing at this path");
+    let absolute = get("http://localhost?topic", token).await;
+    assert_refused(&absolute, 404, "nothing at this path");
+}
+
+#[tokio::test]
+async fn a_panic_where_a_source_is_made_is_answered_with_500_and_the_server_serves_on() {
+    let server = Server::start_with(Config::default(), authorize).await;
+    let token = "Authorization: x";
+    let request = handshake_with(token).replacen("GET /", "GET /panic", 1);
+    for _ in 0..2 {
+        assert_refused(&fetch(server.address, &request).await, 500, "failed");
+    }
+    assert_refused(
+        &fetch(server.address, handshake_with(token)).await,
+        404,
+        "path",
+    );
+}
+
 /// A handshake of a browser, and a fault for each row: what stands in place of what, the status, and a word of the answer.
 #[rustfmt::skip]
-const FAULTS: [(&str, &str, u16, &str); 10] = [
+const FAULTS: [(&str, &str, u16, &str); 12] = [
     ("Connection:", "Connection :", 400, "not an HTTP/1.1 request"),
     ("Sec-WebSocket-Version", "{125 fields}Sec-WebSocket-Version", 431, "fields"),
     ("GET", "POST", 405, "Allow: GET, HEAD"),
@@ -556,12 +670,14 @@ const FAULTS: [(&str, &str, u16, &str); 10] = [
     ("Version: 13", "Version: 12", 426, "Sec-WebSocket-Version: 13"),
     ("YSBzYW1wbGUgMTYgYnl0ZQ==", "short", 400, "Sec-WebSocket-Key"),
     ("Host: localhost\r\n", "", 400, "Host"),
+    ("Host: localhost", "Host: evil.example", 421, "--allow-host"),
     ("http://localhost", "http://evil.example", 403, "http://evil.example"),
+    ("Origin:", "Content-Length: 1\r\nOrigin:", 400, "content"),
 ];
 
 #[tokio::test]
 async fn where_several_rows_fit_the_first_one_counts() {
-    let server = Server::start(2.0, Config::default()).await;
+    let server = server_with_hosts(&["localhost"]).await;
     let good = handshake_with("Origin: http://localhost");
     for (row, (from, to, status, word)) in FAULTS.into_iter().enumerate() {
         assert!(good.contains(from));
