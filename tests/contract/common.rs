@@ -29,7 +29,7 @@ pub(crate) const PING: u8 = FIN | opcode::PING;
 pub(crate) const PONG: u8 = FIN | opcode::PONG;
 
 /// How long a test waits before it fails, for something that takes no time, and on a paused clock.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const FOR_EVER: Duration = Duration::from_secs(10_000_000);
 
 /// `HANDSHAKE` with one more field.

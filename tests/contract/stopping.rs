@@ -79,7 +79,10 @@ async fn what_has_not_ended_after_5_s_is_cut_and_the_others_are_not_waited_for_l
     let server = PipeServer::start(1.0, Config::default());
     let mut stalled = server.connect(200).upgraded().await;
     let mut client = server.connect(200).into_client().await;
-    stalled.write(frame(PING, [b'x'; 125]).repeat(2)).await;
+    // Pongs that nobody reads, until the server can't read on itself.
+    let pings = frame(PING, [b'x'; 125]).repeat(10);
+    let flood = timeout(Duration::from_secs(1), stalled.stream.write_all(&pings));
+    assert!(flood.await.is_err());
     let stop = Instant::now();
     let closed = async {
         client.expect_close(1001, "stop").await;
