@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::common::{
-    BINARY, CLOSE, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close, connect, frame,
-    pipe, pipe_from, upgraded,
+    BINARY, CLOSE, Client, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close,
+    connect, frame, pipe, pipe_from, upgraded,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -31,20 +31,28 @@ async fn assert_closed(code: u16, causes: &[Vec<u8>]) {
 
 #[tokio::test]
 async fn the_clients_own_close_code_comes_back_then_the_server_closes() {
-    for code in [1000, 1001, 1002, 1003, 1007, 1011, 3000, 3999, 4000, 4999] {
-        assert_closed(code, &[frame(CLOSE, close(code, ""))]).await;
+    let server = Server::start(2.0, Config::default()).await;
+    let longest = "r".repeat(121) + "\u{e9}";
+    let codes = [1000, 1001, 1002, 1003, 1007, 1011, 3000, 3999, 4000, 4999];
+    for (code, reason) in codes
+        .map(|code| (code, ""))
+        .into_iter()
+        .chain([(4000, &longest[..])])
+    {
+        let mut client = Client::connect(server.address).await;
+        let frame = CloseFrame {
+            code: code.into(),
+            reason: reason.into(),
+        };
+        client.close(Some(frame)).await;
     }
-    let reason = "r".repeat(121) + "\u{e9}";
-    assert_closed(4000, &[frame(CLOSE, close(4000, &reason))]).await;
 }
 
 #[tokio::test]
 async fn a_close_without_a_code_is_answered_without_one() {
     let server = Server::start(2.0, Config::default()).await;
-    let mut client = upgraded(server.address).await;
-    client.send_frame(CLOSE, "").await;
-    assert_eq!(client.recv_frame().await, (CLOSE, vec![]));
-    client.expect_end().await;
+    let mut client = Client::connect(server.address).await;
+    client.close(None).await;
 }
 
 #[tokio::test]
@@ -176,16 +184,20 @@ impl Source for Exhausted {
 #[tokio::test(start_paused = true)]
 async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000() {
     let (client, _connection) = pipe_from(4096, || Exhausted);
-    let mut client = client.upgraded().await;
-    client.send_text("start").await;
+    let mut client = client.into_client().await;
+    client.send("start").await;
     client.expect_close(1000, "nothing to push").await;
 }
 
-/// Panics where it is asked to.
-struct Panicking;
+/// Panics at `start`, or after it.
+struct Panicking {
+    at_start: bool,
+}
 
 impl Source for Panicking {
-    fn start(&mut self) {}
+    fn start(&mut self) {
+        assert!(!self.at_start, "a source may have a bug");
+    }
 
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
         panic!("a source may have a bug")
@@ -194,10 +206,14 @@ impl Source for Panicking {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_source_closes_its_connection_with_1011() {
-    let (client, _connection) = pipe_from(4096, || Panicking);
-    let mut client = client.upgraded().await;
-    client.send_text("start").await;
-    client.expect_close(1011, "a panic").await;
+    for at_start in [false, true] {
+        let (client, _connection) = pipe_from(4096, move || Panicking { at_start });
+        let mut client = client.into_client().await;
+        client.send("hm").await;
+        client.expect_text("You did not say the magic word!").await;
+        client.send("start").await;
+        client.expect_close(1011, "a panic").await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -217,9 +217,22 @@ where
     F: Fn() -> N + Send + Sync + 'static,
     N: Source,
 {
+    pipe_with(Config::default(), size, source)
+}
+
+/// The same with another configuration.
+pub(crate) fn pipe_with<F, N>(
+    config: Config,
+    size: usize,
+    source: F,
+) -> (RawClient<DuplexStream>, End)
+where
+    F: Fn() -> N + Send + Sync + 'static,
+    N: Source,
+{
     let (pipes, listener) = Pipes::new();
     let (stream, ended) = pipes.connect(size);
-    let server = wspush::Server::start(vec![listener], Config::default(), move |_| Ok(source()));
+    let server = wspush::Server::start(vec![listener], config, move |_| Ok(source()));
     let end = End {
         ended,
         _server: server,

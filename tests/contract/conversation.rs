@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,17 +11,34 @@ use std::{
 };
 
 use crate::common::{
-    BINARY, FIN, PING, PONG, Server, TEXT, assert_elapsed, connect, frame, pipe, pipe_from,
-    upgraded,
+    Client, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, connect, frame, pipe,
+    pipe_from, pipe_with,
 };
 use tokio::{
-    io::AsyncReadExt,
-    net::TcpSocket,
-    time::{Instant, advance, sleep},
+    io::{AsyncReadExt, DuplexStream},
+    net::{TcpSocket, TcpStream},
+    select,
+    sync::Notify,
+    time::{Instant, advance, sleep, timeout},
 };
-use wspush::{CloseFrame, Config, Notification, Source, listen};
+use tokio_tungstenite::tungstenite::Message;
+use wspush::{CloseFrame, Config, Notification, Notifications, Source, listen};
 
 const WRONG_WORD: &str = "You did not say the magic word!";
+
+/// How long a client that is taken for dead has in which what lies in its socket is still read, in seconds.
+const LAST_READ: f64 = 0.05;
+
+/// Has nothing to push.
+struct Silent;
+
+impl Source for Silent {
+    fn start(&mut self) {}
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        pending().await
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
@@ -32,8 +50,8 @@ async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
         "\rstart\n\n",
     ] {
         let (client, _connection) = pipe(4096, 1.0);
-        let mut client = client.upgraded().await;
-        client.send_text(start).await;
+        let mut client = client.into_client().await;
+        client.send(start).await;
         client.expect_text("Notification 1").await;
     }
 }
@@ -41,7 +59,7 @@ async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
 #[tokio::test(start_paused = true)]
 async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
     let (client, _connection) = pipe(4096, 1.0);
-    let mut client = client.upgraded().await;
+    let mut client = client.into_client().await;
     for text in [
         "",
         "\n",
@@ -52,21 +70,21 @@ async fn any_other_text_before_that_is_answered_and_the_server_waits_on() {
         "startstart",
         "h\u{e9}\u{1f980}",
     ] {
-        client.send_text(text).await;
+        client.send(text).await;
         client.expect_text(WRONG_WORD).await;
     }
-    client.send_text("start").await;
+    client.send("start").await;
     client.expect_text("Notification 1").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn notification_1_comes_at_once() {
     let (client, _connection) = pipe(4096, 1.0);
-    let mut client = client.upgraded().await;
+    let mut client = client.into_client().await;
     // Between two ticks of tokio's timers, which count milliseconds.
     advance(Duration::from_micros(300)).await;
     let start = Instant::now();
-    client.send_text("start").await;
+    client.send("start").await;
     client.expect_text("Notification 1").await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
@@ -75,10 +93,10 @@ async fn notification_1_comes_at_once() {
 async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_without_drift() {
     for (interval, count) in [(2.0, 1800), (1.0 / 3.0, 10_800), (0.001, 5000), (3600.0, 2)] {
         let (client, _connection) = pipe(4096, interval);
-        let mut client = client.upgraded().await;
+        let mut client = client.into_client().await;
         sleep(Duration::from_secs_f64(1.7)).await;
         let start = Instant::now();
-        client.send_text("start").await;
+        client.send("start").await;
         for number in 1..=count {
             client.expect_text(&format!("Notification {number}")).await;
             assert_elapsed(start, f64::from(number - 1) * interval);
@@ -89,11 +107,11 @@ async fn notification_k_comes_k_minus_1_intervals_after_start_for_an_hour_withou
 #[tokio::test]
 async fn notifications_are_counted_for_each_connection_on_its_own() {
     let server = Server::start(0.005, Config::default()).await;
-    let mut first = upgraded(server.address).await;
-    first.send_text("start").await;
+    let mut first = Client::connect(server.address).await;
+    first.send("start").await;
     first.expect_notifications(1..=20).await;
-    let mut second = upgraded(server.address).await;
-    second.send_text("start").await;
+    let mut second = Client::connect(server.address).await;
+    second.send("start").await;
     second.expect_notifications(1..=20).await;
     first.expect_notifications(21..=40).await;
 }
@@ -102,12 +120,12 @@ async fn notifications_are_counted_for_each_connection_on_its_own() {
 async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
     for started in [false, true] {
         let (client, _connection) = pipe(4096, 60.0);
-        let mut client = client.upgraded().await;
+        let mut client = client.into_client().await;
         if started {
-            client.send_text("start").await;
+            client.send("start").await;
             client.expect_text("Notification 1").await;
         }
-        client.send_frame(BINARY, "start").await;
+        client.send(Message::binary("start")).await;
         client
             .expect_text("server doesn't support binary messages")
             .await;
@@ -118,14 +136,14 @@ async fn binary_at_any_time_is_answered_with_a_text_and_then_1003() {
 #[tokio::test(start_paused = true)]
 async fn text_while_notifications_flow_is_read_and_ignored() {
     let (client, _connection) = pipe(4096, 1.0);
-    let mut client = client.upgraded().await;
+    let mut client = client.into_client().await;
     let start = Instant::now();
-    client.send_text("start").await;
+    client.send("start").await;
     for number in 1..100 {
         client.expect_text(&format!("Notification {number}")).await;
         assert_elapsed(start, f64::from(number - 1));
         for text in ["start", "stop", ""] {
-            client.send_text(text).await;
+            client.send(text).await;
         }
     }
 }
@@ -133,18 +151,17 @@ async fn text_while_notifications_flow_is_read_and_ignored() {
 #[tokio::test(start_paused = true)]
 async fn a_ping_at_any_time_is_answered_at_once_with_the_same_payload() {
     let (client, _connection) = pipe(4096, 1.0);
-    let mut client = client.upgraded().await;
-    let longest = [0xFF; 125];
-    for payload in [&b""[..], b"ping", &longest] {
-        client.send_frame(PING, payload).await;
-        assert_eq!(client.recv_frame().await, (PONG, payload.to_vec()));
+    let mut client = client.into_client().await;
+    for payload in [&b""[..], b"ping", &[0xFF; 125]] {
+        client.send(Message::Ping(payload.to_vec().into())).await;
+        assert_eq!(client.recv().await, Message::Pong(payload.to_vec().into()));
     }
     let start = Instant::now();
-    client.send_text("start").await;
+    client.send("start").await;
     client.expect_text("Notification 1").await;
     for number in 2..10 {
-        client.send_frame(PING, "flow").await;
-        assert_eq!(client.recv_frame().await, (PONG, b"flow".to_vec()));
+        client.send(Message::Ping("flow".into())).await;
+        assert_eq!(client.recv().await, Message::Pong("flow".into()));
         assert_elapsed(start, f64::from(number - 2));
         client.expect_text(&format!("Notification {number}")).await;
     }
@@ -240,11 +257,7 @@ async fn nothing_is_left_out_for_a_client_that_reads_however_many_pings_it_sends
 #[tokio::test]
 async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_follows() {
     let server = Server::start(0.001, Config::default()).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut client = connect(server.address).await;
-    client.stream = socket.connect(server.address).await.unwrap();
-    let mut client = client.upgraded().await;
+    let mut client = connect_with_small_buffer(server.address).await;
     let start = Instant::now();
     client.send_text("start").await;
     sleep(Duration::from_secs(4)).await;
@@ -294,17 +307,72 @@ async fn a_write_without_progress_for_60_s_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_makes_way_however_slowly_does_not_end_the_connection() {
+async fn a_write_that_makes_progress_however_slowly_does_not_end_the_connection() {
     let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     client.send_text("start").await;
     // The fifth frame of 16 bytes waits from the fourth second on.
     sleep(Duration::from_secs(4)).await;
     for _ in 0..15 {
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(59)).await;
         client.stream.read_u8().await.unwrap();
         assert!(!connection.is_over());
     }
+}
+
+/// Notifications every millisecond, and word of when the client reads again after it has stopped.
+struct Slowed {
+    notifications: Notifications,
+    resumed: Arc<Notify>,
+}
+
+impl Source for Slowed {
+    fn start(&mut self) {
+        self.notifications.start();
+    }
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        self.notifications.next().await
+    }
+
+    fn resume(&mut self) {
+        self.notifications.resume();
+        self.resumed.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_500_bytes_a_second_is_slow_and_not_stalled() {
+    let resumed = Arc::new(Notify::new());
+    let noted = Arc::clone(&resumed);
+    let server = Server::start_with(Config::default(), move |_| {
+        Ok(Slowed {
+            notifications: Notifications::every(Duration::from_millis(1)),
+            resumed: Arc::clone(&noted),
+        })
+    })
+    .await;
+    let mut client = connect_with_small_buffer(server.address).await;
+    client.send_text("start").await;
+    let reading = async {
+        loop {
+            client.stream.read_exact(&mut [0; 50]).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    select! {
+        () = resumed.notified() => {}
+        () = reading => unreachable!(),
+    }
+}
+
+/// A client whose kernel takes little for it.
+async fn connect_with_small_buffer(server: SocketAddr) -> RawClient<TcpStream> {
+    let mut client = connect(server).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    client.stream = socket.connect(server).await.unwrap();
+    client.upgraded().await
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,7 +390,88 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
         assert_elapsed(last, 20.0);
         client.expect_end().await;
         connection.wait().await;
-        assert_elapsed(last, 40.0);
+        assert_elapsed(last, 40.0 + LAST_READ);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_after_which_a_client_is_sent_a_ping_can_be_set() {
+    for seconds in [1, 45, 86_400] {
+        let config = Config {
+            keepalive: Duration::from_secs(seconds),
+            ..Config::default()
+        };
+        let (client, mut connection) = pipe_with(config, 4096, || Silent);
+        let mut client = client.upgraded().await;
+        let last = Instant::now();
+        assert_eq!(client.recv_frame().await.0, PING);
+        assert_elapsed(last, Duration::from_secs(seconds).as_secs_f64());
+        client.expect_end().await;
+        connection.wait().await;
+        assert_elapsed(
+            last,
+            Duration::from_secs(2 * seconds).as_secs_f64() + LAST_READ,
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_talks_but_is_sent_nothing_is_sent_a_ping_every_20_s() {
+    for starts in [false, true] {
+        let (client, _connection) = pipe_from(4096, || Silent);
+        let mut client = client.into_client().await;
+        if starts {
+            client.send("start").await;
+        }
+        let start = Instant::now();
+        for pings in 1..10 {
+            recv_ping_while_talking(&mut client).await;
+            assert_elapsed(start, f64::from(20 * pings));
+        }
+    }
+}
+
+/// Sends a pong every 7 s, until a ping comes.
+async fn recv_ping_while_talking(client: &mut Client<DuplexStream>) {
+    loop {
+        match timeout(Duration::from_secs(7), client.recv()).await {
+            Ok(message) => return assert_eq!(message, Message::Ping("".into())),
+            Err(_) => client.send(Message::Pong("unasked".into())).await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_sent_to_a_client_puts_the_ping_off_that_it_is_sent_for_the_servers_silence() {
+    for asked in [
+        Message::text("hm"),
+        Message::text("start"),
+        Message::Ping("".into()),
+    ] {
+        let (client, _connection) = pipe(4096, 3600.0);
+        let mut client = client.into_client().await;
+        sleep(Duration::from_secs(13)).await;
+        let start = Instant::now();
+        client.send(asked).await;
+        assert!(!matches!(client.recv().await, Message::Ping(_)));
+        recv_ping_while_talking(&mut client).await;
+        assert_elapsed(start, 20.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_a_clients_socket_counts_before_it_is_taken_for_dead() {
+    let (client, mut connection) = pipe(4096, 3600.0);
+    let mut client = client.upgraded().await;
+    for _ in 0..50 {
+        assert_eq!(client.recv_frame().await.0, PING);
+        sleep(Duration::from_millis(19_900)).await;
+        // As if the server had been stopped: the clock moves on before it can read.
+        client.send_frame(PONG, "").await;
+        advance(Duration::from_millis(900)).await;
+        while client.recv_frame().await.0 != PING {}
+        client.send_frame(PONG, "").await;
+        assert!(!connection.is_over());
     }
 }
 
@@ -338,32 +487,32 @@ async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
     sleep(Duration::from_secs(16)).await;
     client.stream.read_to_end(&mut vec![]).await.unwrap();
     connection.wait().await;
-    assert_elapsed(pinged, 28.0);
+    assert_elapsed(pinged, 28.0 + LAST_READ);
 }
 
 #[tokio::test(start_paused = true)]
 async fn whatever_comes_from_a_client_puts_the_ping_off() {
-    let (client, _connection) = pipe(4096, 1.0);
+    let (client, _connection) = pipe(4096, 15.0);
     let mut client = client.upgraded().await;
-    let mut start = Instant::now();
-    for byte in crate::common::frame(PONG, "unasked") {
+    client.send_text("start").await;
+    let mut last = Instant::now();
+    for byte in frame(PONG, "unasked") {
         sleep(Duration::from_secs(19)).await;
-        start = Instant::now();
+        last = Instant::now();
         client.write([byte]).await;
     }
-    assert_eq!(client.recv_frame().await.0, PING);
-    assert_elapsed(start, 20.0);
+    while client.recv_frame().await.0 == TEXT {}
+    assert_elapsed(last, 20.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_says_start_may_stay_as_long_as_it_answers_pings() {
     let (client, _connection) = pipe(4096, 1.0);
-    let mut client = client.upgraded().await;
+    let mut client = client.into_client().await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(12 * 3600) {
-        let (first, payload) = client.recv_frame().await;
-        assert_eq!(first, PING);
+        assert!(matches!(client.recv().await, Message::Ping(_)));
+        // The library answers when it is asked for the next message.
         sleep(Duration::from_secs(19)).await;
-        client.send_frame(PONG, payload).await;
     }
 }

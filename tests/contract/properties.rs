@@ -50,8 +50,15 @@ proptest! {
         ending in ending(),
     ) {
         let pieces = cut(&request, cuts);
-        let record = connect(&handshake(pieces, ending));
-        prop_assert_eq!(check_answer(&record).status, status);
+        let script = Script { config: policy(), ..handshake(pieces, ending) };
+        let answer = check_answer(&connect(&script));
+        prop_assert_eq!(answer.status, status);
+        let has_body = ![101, 405].contains(&status) && !(status == 200 && request.starts_with(b"HEAD "));
+        prop_assert_eq!(!answer.body.is_empty(), has_body);
+        let sent = String::from_utf8_lossy(&request);
+        let key = KEYS.iter().find(|(key, _)| sent.contains(key));
+        let accept = key.filter(|_| status == 101).map(|(_, accept)| *accept);
+        prop_assert_eq!(answer.field("Sec-WebSocket-Accept"), accept);
     }
 
     #[test]
@@ -101,92 +108,139 @@ fn handshake(pieces: Vec<(Duration, Vec<u8>)>, ending: Ending) -> Script {
     }
 }
 
-/// A request, and the status of its answer.
-fn request() -> impl Strategy<Value = (Vec<u8>, u16)> {
-    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let host = "Host: a.example\r\n";
-    // In the order of the contract's rows: a part that is right, and one that is answered with the status.
-    let rows = [
-        part(
-            &["", "X: y\r\n"],
-            &["no colon\r\n", ": no name\r\n", "X: \0\r\n"],
-            400,
-        ),
-        part(
-            &["", &"X: y\r\n".repeat(100)],
-            &[
-                &"X: y\r\n".repeat(125),
-                &format!("X: {}\r\n", "y".repeat(64 * 1024)),
-            ],
-            431,
-        ),
-        part(&["GET"], &["HEAD", "POST", "get"], 405),
-        part(&[""], &["x", "\r\n"], 400),
-        part(&["HTTP/1.1"], &["HTTP/1.0"], 426),
-        part(
-            &["Upgrade: websocket\r\n", "upgrade: h2c, WebSocket\r\n"],
-            &["", "Upgrade: websockets\r\n"],
-            426,
-        ),
-        part(
-            &[
-                "Connection: Upgrade\r\n",
-                "connection: keep-alive,upgrade\r\n",
-            ],
-            &["", "Connection: close\r\n"],
-            426,
-        ),
-        part(
-            &["Sec-WebSocket-Version: 13\r\n"],
-            &["", "Sec-WebSocket-Version: 8\r\n"],
-            426,
-        ),
-        part(
-            &[key],
-            &[
-                "",
-                &key.repeat(2),
-                "Sec-WebSocket-Key: c2hvcnQ=\r\n",
-                "Sec-WebSocket-Key: x\r\n",
-            ],
-            400,
-        ),
-        part(&[host], &["", &host.repeat(2)], 400),
-        part(
-            &[
-                "",
-                "Origin: http://A.example\r\n",
-                "Origin: https://a.example:443\r\n",
-            ],
-            &[
-                "Origin: null\r\n",
-                "Origin: http://b.example\r\n",
-                "Origin: https://a.example:80\r\n",
-            ],
-            403,
-        ),
-    ];
-    rows.to_vec().prop_map(|rows| {
-        let status = rows.iter().find_map(|row| row.1).unwrap_or(101);
-        let [bad, large, method, behind, http, fields @ ..] = &rows[..] else {
-            unreachable!()
-        };
-        let fields: String = fields.iter().map(|row| &row.0[..]).collect();
-        let request = format!(
-            "{} /path?query {}\r\n{}{fields}{}\r\n{}",
-            method.0, http.0, bad.0, large.0, behind.0
-        );
-        (request.into_bytes(), status)
-    })
+/// What the server is started with that requests are sent to.
+fn policy() -> Config {
+    Config {
+        allowed_origins: ["https://c.example", "file://"]
+            .map(|origin| origin.parse().unwrap())
+            .into(),
+        allowed_hosts: vec!["a.example".parse().unwrap()],
+        ..Config::default()
+    }
 }
 
-fn part(right: &[&str], wrong: &[&str], status: u16) -> BoxedStrategy<(String, Option<u16>)> {
-    let one_of = |texts: &[&str]| select(texts.iter().map(ToString::to_string).collect::<Vec<_>>());
-    prop_oneof![
-        12 => one_of(right).prop_map(|text| (text, None)),
-        1 => one_of(wrong).prop_map(move |text| (text, Some(status))),
-    ]
-    .boxed()
+/// A part of a request, and the status of the answer if it is wrong.
+type Part = (String, Option<u16>);
+
+/// A request, and the status of its answer.
+fn request() -> impl Strategy<Value = (Vec<u8>, u16)> {
+    let line = (method(), part(&["HTTP/1.1"], &[("HTTP/1.0", 426)]));
+    let before = (malformed(), large());
+    let behind = part(&[""], &[("x", 400), ("\r\n", 400)]);
+    let plain = prop::bool::weighted(0.2);
+    let attempt = (upgrade(), connection(), version(), key());
+    let rest = (host(), origin());
+    (line, before, behind, plain, attempt, rest).prop_map(
+        |((method, http), (malformed, large), behind, plain, attempt, (host, origin))| {
+            let (upgrade, connection, version, key) = attempt;
+            let attempt = match plain {
+                true => [connection].to_vec(),
+                false => [upgrade, connection, version, key].to_vec(),
+            };
+            let fields: String = attempt.iter().map(|part| &part.0[..]).collect();
+            let is_attempt = fields.contains("WebSocket");
+            let request = format!(
+                "{} /path?query {}\r\n{}{}{fields}{}{}\r\n{}",
+                method.0, http.0, malformed.0, large.0, host.0, origin.0, behind.0
+            );
+            let is_bad_head = is_attempt && method.0 == "HEAD";
+            let method = method.1.or(is_bad_head.then_some(405));
+            let page = (!is_attempt).then_some(200);
+            // In the order of the contract's rows.
+            let first = [malformed.1, large.1, method, behind.1, page, http.1];
+            let last = [host.1, origin.1];
+            let mut statuses = first
+                .into_iter()
+                .chain(attempt.into_iter().map(|part| part.1))
+                .chain(last);
+            (
+                request.into_bytes(),
+                statuses.find_map(|status| status).unwrap_or(101),
+            )
+        },
+    )
+}
+
+fn method() -> BoxedStrategy<Part> {
+    part(&["GET", "GET", "HEAD"], &[("POST", 405), ("get", 405)])
+}
+
+fn malformed() -> BoxedStrategy<Part> {
+    let wrong = ["no colon\r\n", ": no name\r\n", "X: \0\r\n"];
+    part(&["", "X: y\r\n"], &wrong.map(|field| (field, 400)))
+}
+
+fn large() -> BoxedStrategy<Part> {
+    let many = "X: y\r\n".repeat(125);
+    let long = format!("X: {}\r\n", "y".repeat(64 * 1024));
+    part(
+        &["", &"X: y\r\n".repeat(100)],
+        &[(&many, 431), (&long, 431)],
+    )
+}
+
+fn upgrade() -> BoxedStrategy<Part> {
+    let right = ["Upgrade: WebSocket\r\n", "upgrade: h2c, WebSocket\r\n"];
+    part(&right, &[("", 426), ("Upgrade: h2c\r\n", 426)])
+}
+
+fn connection() -> BoxedStrategy<Part> {
+    let right = [
+        "Connection: Upgrade\r\n",
+        "connection: keep-alive,upgrade\r\n",
+    ];
+    part(&right, &[("", 426), ("Connection: close\r\n", 426)])
+}
+
+fn version() -> BoxedStrategy<Part> {
+    let wrong = [("", 426), ("Sec-WebSocket-Version: 8\r\n", 426)];
+    part(&["Sec-WebSocket-Version: 13\r\n"], &wrong)
+}
+
+fn key() -> BoxedStrategy<Part> {
+    let field = |key: &str| format!("Sec-WebSocket-Key: {key}\r\n");
+    let [right, stray] = KEYS.map(|(key, _)| field(key));
+    let twice = right.repeat(2);
+    let [short, none, unknown] = ["c2hvcnQ=", "x", "dGhlIHNhbXBsZSBub25j-Q=="].map(field);
+    let wrong = ["", &twice, &short, &none, &unknown].map(|field| (field, 400));
+    part(&[&right, &stray], &wrong)
+}
+
+/// Keys, the last one's low bits not zero, and what they are answered with.
+const KEYS: [(&str, &str); 2] = [
+    ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    ("AQIDBAUGBwgJCgsMDQ4PEC==", "OfS0wDaT5NoxF2gqm7Zj2YtetzM="),
+];
+
+fn host() -> BoxedStrategy<Part> {
+    let host = "Host: a.example\r\n";
+    let wrong = [
+        ("", 400),
+        (&host.repeat(2), 400),
+        ("Host: b.example\r\n", 421),
+    ];
+    part(&[host, "host: A.Example:80\r\n"], &wrong)
+}
+
+fn origin() -> BoxedStrategy<Part> {
+    let right = [
+        "",
+        "Origin: http://A.example\r\n",
+        "Origin: https://c.example\r\n",
+        "Origin: file://\r\n",
+    ];
+    let wrong = ["null", "http://b.example", "https://a.example:81"]
+        .map(|origin| format!("Origin: {origin}\r\n"));
+    part(&right, &wrong.each_ref().map(|field| (&field[..], 403)))
+}
+
+fn part(right: &[&str], wrong: &[(&str, u16)]) -> BoxedStrategy<Part> {
+    let right: Vec<_> = right.iter().map(|text| (text.to_string(), None)).collect();
+    let wrong: Vec<_> = wrong
+        .iter()
+        .map(|(text, status)| (text.to_string(), Some(*status)))
+        .collect();
+    prop_oneof![12 => select(right), 1 => select(wrong)].boxed()
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
