@@ -237,8 +237,13 @@ where
         ended,
         _server: server,
     };
+    (pipe_client(stream), end)
+}
+
+/// A client on a paused clock.
+pub(crate) fn pipe_client(stream: DuplexStream) -> RawClient<DuplexStream> {
     let patience = FOR_EVER;
-    (RawClient { stream, patience }, end)
+    RawClient { stream, patience }
 }
 
 /// The end of a connection over a pipe.

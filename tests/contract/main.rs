@@ -6,6 +6,7 @@ mod model;
 mod closing;
 mod conversation;
 mod handshake;
+mod lines;
 mod pressure;
 mod properties;
 mod starting;

@@ -1,13 +1,13 @@
 //! For whatever a client sends, split wherever it may be: what the server says is what a small model of the
 //! contract has it say. `PROPTEST_CASES` sets how much is tried.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use crate::model::{
     client::HANDSHAKE,
     conversation::check,
-    frame::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT},
-    handshake::check_answer,
+    frame::{BINARY, CLOSE, CONTINUATION, Frame, Header, PING, PONG, TEXT, read_frames},
+    handshake::{check_answer, check_handshake},
     script::{Ending, Script, connect, converse},
 };
 use proptest::{
@@ -18,7 +18,7 @@ use proptest::{
 };
 use wspush::Config;
 
-fn config() -> ProptestConfig {
+pub(crate) fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(6455),
@@ -94,6 +94,38 @@ proptest! {
         };
         prop_assert_eq!(check_answer(&record).status, status);
         prop_assert_eq!(record.heard[0].0, due);
+    }
+}
+
+/// The inputs that fuzzing of this target starts from, and the status or close code at the start of their names.
+fn corpus(target: &str) -> impl Iterator<Item = (String, Option<u16>, Vec<u8>)> {
+    let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_dir(folder).unwrap().map(|file| {
+        let file = file.unwrap();
+        let name = file.file_name().into_string().unwrap();
+        let code = name.split('_').next().and_then(|code| code.parse().ok());
+        (name, code, fs::read(file.path()).unwrap())
+    })
+}
+
+#[test]
+fn what_fuzzing_starts_from_is_answered_as_the_files_are_named() {
+    for (name, status, input) in corpus("handshake") {
+        let script = Script::decode(&input, 256 * 1024);
+        let answer = check_handshake(&script, &connect(&script));
+        let got = answer.map(|answer| answer.status);
+        assert!(
+            status.is_none_or(|status| got == Some(status)),
+            "{name}: {got:?}"
+        );
+    }
+    for (name, code, input) in corpus("conversation") {
+        let script = Script::decode(&input, 32);
+        let record = converse(&script);
+        check(&script, &record);
+        let frames = read_frames(&record.heard, false);
+        let got = frames.last().and_then(Frame::close_code);
+        assert!(code.is_none_or(|code| got == Some(code)), "{name}: {got:?}");
     }
 }
 

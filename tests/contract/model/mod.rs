@@ -6,5 +6,6 @@ pub(crate) mod client;
 pub(crate) mod conversation;
 pub(crate) mod frame;
 pub(crate) mod handshake;
+pub(crate) mod lines;
 pub(crate) mod pipe;
 pub(crate) mod script;

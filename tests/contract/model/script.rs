@@ -32,6 +32,30 @@ pub(crate) struct Script {
     pub(crate) ending: Ending,
 }
 
+impl Script {
+    /// What a fuzzer's input means. Its first byte is how: the low seven bits are the length of the pieces that the rest is
+    /// sent in, a tenth of a second apart, or 0 for at once; the high bit says whether a half-close follows.
+    pub(crate) fn decode(input: &[u8], pipe: usize) -> Self {
+        let (how, bytes) = input.split_first().unwrap_or((&0, &[]));
+        let (after, size) = match how & 0x7F {
+            0 => (Duration::ZERO, usize::MAX),
+            size => (Duration::from_millis(100), usize::from(size)),
+        };
+        let pieces = bytes.chunks(size).map(|piece| (after, piece.to_vec()));
+        Self {
+            pipe,
+            config: Config::default(),
+            interval: Duration::from_secs(15),
+            pieces: pieces.collect(),
+            wait: TICK,
+            ending: match how & 0x80 {
+                0 => Ending::Silence,
+                _ => Ending::HalfClose,
+            },
+        }
+    }
+}
+
 /// What happens last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {

@@ -1,0 +1,726 @@
+//! The contract's "Lines of standard input".
+
+use std::{
+    future::Future,
+    io::{self, ErrorKind, Read},
+    iter::repeat_n,
+    net::SocketAddr,
+    process::Stdio,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    common::{
+        CLOSE, Client, PING, PONG, Pipes, Program, RawClient, TEXT, assert_elapsed, connect,
+        outcome, pipe_client, under, wspush,
+    },
+    model::lines::{LINE_LIMIT, Producer, check_lines, input, lines},
+};
+use proptest::prelude::*;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
+    process::ChildStdin,
+    runtime,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
+use wspush::{Config, InputEnd, Lines};
+
+/// How many lines wait for a client that takes less.
+const LIMIT: u32 = 4096;
+
+/// Holds whatever a test pushes.
+const WIDE: usize = 16 * 1024 * 1024;
+
+/// Holds a few lines.
+const NARROW: usize = 64;
+
+/// A server that pushes the lines of an input, reached through pipes on a paused clock.
+struct Fixture {
+    pipes: Pipes,
+    producer: Producer,
+    end: JoinHandle<InputEnd>,
+    server: wspush::Server,
+}
+
+impl Fixture {
+    fn start() -> Self {
+        let (producer, input) = input();
+        let (pipes, server, end) = serve(input);
+        Self {
+            pipes,
+            producer,
+            end,
+            server,
+        }
+    }
+
+    fn connect(&self, size: usize) -> RawClient<DuplexStream> {
+        pipe_client(self.pipes.connect(size).0)
+    }
+
+    /// A client that has said `start`.
+    async fn client(&self, size: usize) -> Client<DuplexStream> {
+        let mut client = self.connect(size).into_client().await;
+        start(&mut client).await;
+        client
+    }
+
+    /// The same, but it reads only what it asks for.
+    async fn raw_client(&self, size: usize) -> RawClient<DuplexStream> {
+        let mut client = self.connect(size).upgraded().await;
+        client.send_text("start").await;
+        client.send_frame(PING, "").await;
+        assert_eq!(client.recv_frame().await.0, PONG);
+        client
+    }
+
+    /// Writes what the server must take at once.
+    async fn write(&mut self, piece: impl Into<Vec<u8>>) {
+        without_time(self.producer.write(piece)).await;
+    }
+
+    /// The same with lines of these numbers.
+    async fn write_lines(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            self.write(format!("{number}\n")).await;
+        }
+    }
+
+    /// Ends the input, and waits until all is read.
+    async fn end(self) -> (InputEnd, wspush::Server) {
+        drop(self.producer);
+        let end = without_time(self.end).await;
+        (end.unwrap(), self.server)
+    }
+}
+
+/// Waits while a paused clock stands still, as it does while a blocking task runs: the thread that reads the input is
+/// none that the clock knows of.
+async fn without_time<T>(future: impl Future<Output = T>) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let blocking = spawn_blocking(move || is_done.recv_timeout(Duration::from_secs(20)));
+    let output = timeout(Duration::from_secs(1), future).await;
+    drop(done);
+    let _ = blocking.await;
+    output.expect("no time passes")
+}
+
+/// From now on, time on a paused clock passes quickly, but does not leap while the input is read.
+fn pace() -> AbortOnDropHandle {
+    AbortOnDropHandle(tokio::spawn(async {
+        loop {
+            let tick = || thread::sleep(Duration::from_millis(1));
+            spawn_blocking(tick).await.unwrap();
+            sleep(Duration::from_millis(25)).await;
+        }
+    }))
+}
+
+/// Ends its task when dropped.
+struct AbortOnDropHandle(JoinHandle<()>);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn serve(input: impl Read + Send + 'static) -> (Pipes, wspush::Server, JoinHandle<InputEnd>) {
+    let (lines, end) = Lines::read(input).unwrap();
+    let (pipes, listener) = Pipes::new();
+    let new_source = move |_: &wspush::Request<'_>| Ok(lines.source());
+    let server = wspush::Server::start(vec![listener], Config::default(), new_source);
+    (pipes, server, end)
+}
+
+/// Says `start`, and waits until that has arrived: nothing else is an answer to what came behind it.
+async fn start(client: &mut Client<impl AsyncRead + AsyncWrite + Unpin>) {
+    client.send("start").await;
+    client.send(Message::Ping("".into())).await;
+    assert_eq!(client.recv().await, Message::Pong("".into()));
+}
+
+async fn expect_lines(
+    client: &mut Client<impl AsyncRead + AsyncWrite + Unpin>,
+    lines: impl IntoIterator<Item = u32>,
+) {
+    for line in lines {
+        client.expect_text(&line.to_string()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_is_one_text_message_to_every_client_that_had_said_start() {
+    let mut fixture = Fixture::start();
+    let mut clients = [fixture.client(WIDE).await, fixture.client(WIDE).await];
+    fixture.write("one\ntwo\r\n thr").await;
+    fixture.write("ee \r\r\n\u{1f980}\nlast\r").await;
+    fixture.end().await;
+    for client in &mut clients {
+        for line in ["one", "two", " three \r", "\u{1f980}", "last\r"] {
+            assert_eq!(client.recv().await, Message::text(line));
+        }
+        client.expect_close(1000, "the end").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_at_start_nor_of_what_was_read_before() {
+    let mut fixture = Fixture::start();
+    let mut early = fixture.client(WIDE).await;
+    let mut waiting = fixture.connect(WIDE).into_client().await;
+    waiting.send("the wrong word").await;
+    waiting.expect_text("You did not say the magic word!").await;
+    fixture.write_lines(0..10).await;
+    let mut late = fixture.client(WIDE).await;
+    start(&mut waiting).await;
+    fixture.write_lines(10..20).await;
+    expect_lines(&mut early, 0..20).await;
+    expect_lines(&mut late, 10..20).await;
+    expect_lines(&mut waiting, 10..20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_start_while_lines_are_queued_is_sent_none_that_were_read_before() {
+    let mut fixture = Fixture::start();
+    let _stalled = fixture.raw_client(NARROW).await;
+    // The last ones wait with the producer, for the client that has stalled.
+    let read = LIMIT + 60;
+    fixture.write_lines(0..read).await;
+    let mut late = fixture.client(WIDE).await;
+    fixture.write_lines(read..read + 10).await;
+    expect_lines(&mut late, read..read + 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_line_is_no_notification() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.client(WIDE).await;
+    fixture.write("\n\r\n\na\n\n").await;
+    let (end, _server) = fixture.end().await;
+    client.expect_text("a").await;
+    client.expect_close(1000, "the end").await;
+    assert_eq!(end.lines, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_utf_8_is_replaced_a_whole_line_at_a_time() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.client(WIDE).await;
+    for piece in [&b"a\xFFb\n\xC3"[..], b"\xA9\n\xF0\x9F", b"\n\xA6\x80\n"] {
+        fixture.write(piece).await;
+    }
+    for line in ["a\u{FFFD}b", "\u{e9}", "\u{FFFD}", "\u{FFFD}\u{FFFD}"] {
+        client.expect_text(line).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_over_64_kib_is_cut_at_its_last_whole_character_and_the_stream_goes_on() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.client(WIDE).await;
+    let letters = |count| "x".repeat(count);
+    for (line, sent) in [
+        (letters(LINE_LIMIT), letters(LINE_LIMIT)),
+        (letters(LINE_LIMIT) + "\r", letters(LINE_LIMIT)),
+        (letters(LINE_LIMIT + 1), letters(LINE_LIMIT)),
+        (letters(LINE_LIMIT - 1) + "\u{e9}", letters(LINE_LIMIT - 1)),
+        (
+            letters(LINE_LIMIT - 3) + "\u{1f980}",
+            letters(LINE_LIMIT - 3),
+        ),
+        (
+            letters(LINE_LIMIT - 2) + "\u{e9}x",
+            letters(LINE_LIMIT - 2) + "\u{e9}",
+        ),
+        (letters(20 * LINE_LIMIT), letters(LINE_LIMIT)),
+    ] {
+        fixture.write(line + "\nnext\n").await;
+        assert!(client.recv_text().await == sent);
+        client.expect_text("next").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_what_it_is_sent_gets_every_line_however_many_come_at_once() {
+    let mut fixture = Fixture::start();
+    let mut clients = Vec::new();
+    for size in [NARROW, 4096, WIDE] {
+        let mut client = fixture.client(size).await;
+        clients.push(tokio::spawn(async move {
+            expect_lines(&mut client, 0..30_000).await;
+        }));
+    }
+    let _pace = pace();
+    fixture.producer.write(numbered(0..30_000)).await;
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+fn numbered(numbers: impl IntoIterator<Item = u32>) -> String {
+    numbers
+        .into_iter()
+        .map(|number| format!("{number}\n"))
+        .collect()
+}
+
+/// Reads on: the client gets the lines from `first` on without a gap, and then is closed.
+async fn assert_run_and_1013(client: &mut RawClient<DuplexStream>, first: u32, written: u32) {
+    let mut next = first;
+    loop {
+        match client.recv_frame().await {
+            (TEXT, line) => assert_eq!(line, next.to_string().into_bytes()),
+            (PING, payload) => {
+                client.send_frame(PONG, payload).await;
+                continue;
+            }
+            (first, payload) => {
+                assert_eq!((first, &payload[..2]), (CLOSE, &1013_u16.to_be_bytes()[..]));
+                let reason = str::from_utf8(&payload[2..]).unwrap();
+                assert!(
+                    reason.contains("4096") && reason.contains("lost"),
+                    "{reason}"
+                );
+                break;
+            }
+        }
+        next += 1;
+    }
+    assert!(next + LIMIT < written, "{next} of {written}");
+    client.expect_end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_falls_more_than_4096_lines_behind_is_closed_with_1013_and_loses_none_before() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut stalled = fixture.raw_client(NARROW).await;
+    let pace = pace();
+    fixture.producer.write(numbered(0..10_000)).await;
+    drop(pace);
+    expect_lines(&mut healthy, 0..10_000).await;
+    assert_run_and_1013(&mut stalled, 0, 10_000).await;
+    fixture.write_lines(10_000..10_010).await;
+    expect_lines(&mut healthy, 10_000..10_010).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_up_to_4096_lines_behind_gets_them_all_and_holds_nobody_up() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut stalled = fixture.client(NARROW).await;
+    let start = Instant::now();
+    for number in 0..LIMIT {
+        fixture.write_lines([number]).await;
+        expect_lines(&mut healthy, [number]).await;
+    }
+    assert_elapsed(start, 0.0);
+    expect_lines(&mut stalled, 0..LIMIT).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_producer_waits_1_s_for_who_is_behind_and_not_again_before_all_have_caught_up() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut first = 0;
+    for _ in 0..3 {
+        let mut stalled = fixture.raw_client(NARROW).await;
+        let held_up = first + LIMIT + 50;
+        let start = Instant::now();
+        fixture.write_lines(first..held_up).await;
+        expect_lines(&mut healthy, first..held_up).await;
+        assert_elapsed(start, 1.0);
+        let start = Instant::now();
+        fixture.write_lines(held_up..held_up + 1000).await;
+        expect_lines(&mut healthy, held_up..held_up + 1000).await;
+        assert_elapsed(start, 0.0);
+        assert_run_and_1013(&mut stalled, first, held_up + 1000).await;
+        first = held_up + 1000;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_producer_waits_no_longer_once_who_is_behind_reads_on() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut stalled = fixture.client(NARROW).await;
+    let written = LIMIT + 50;
+    fixture.write_lines(0..written).await;
+    sleep(Duration::from_millis(700)).await;
+    let start = Instant::now();
+    expect_lines(&mut stalled, 0..written).await;
+    expect_lines(&mut healthy, 0..written).await;
+    assert_elapsed(start, 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nobody_there_lines_are_read_and_thrown_away() {
+    let mut fixture = Fixture::start();
+    let mut waiting = fixture.connect(WIDE).into_client().await;
+    let leaving = fixture.raw_client(NARROW).await;
+    let start = Instant::now();
+    fixture.write_lines(0..1000).await;
+    drop(leaving);
+    fixture.write("x\n".repeat(100_000)).await;
+    assert_elapsed(start, 0.0);
+    waiting.send("hm").await;
+    waiting.expect_text("You did not say the magic word!").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_who_said_start_gets_every_line_and_1000_and_the_others_1001() {
+    let mut fixture = Fixture::start();
+    let mut slow = fixture.client(NARROW).await;
+    let mut waiting = fixture.connect(WIDE).into_client().await;
+    fixture.write_lines(0..1000).await;
+    let (end, mut server) = fixture.end().await;
+    assert_eq!((end.lines, end.error.is_none()), (1000, true));
+    let finished = tokio::spawn(async move { server.finish().await });
+    waiting.expect_close(1001, "the input has ended").await;
+    expect_lines(&mut slow, 0..1000).await;
+    slow.expect_close(1000, "the input has ended").await;
+    finished.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_the_server_waits_at_most_5_s() {
+    let mut fixture = Fixture::start();
+    let _stalled = fixture.raw_client(NARROW).await;
+    fixture.write_lines(0..1000).await;
+    let (_, mut server) = fixture.end().await;
+    let start = Instant::now();
+    server.finish().await;
+    assert_elapsed(start, 5.0);
+}
+
+/// Fails at first as any read may, and at last for good.
+struct Failing(Vec<Result<&'static [u8], ErrorKind>>);
+
+impl Read for Failing {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let piece = self.0.remove(0)?;
+        buf[..piece.len()].copy_from_slice(piece);
+        Ok(piece.len())
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_is_interrupted_or_would_block_is_tried_again_and_any_other_error_ends_the_input()
+ {
+    let input = Failing(vec![
+        Err(ErrorKind::Interrupted),
+        Ok(b"one\ntw"),
+        Err(ErrorKind::WouldBlock),
+        Ok(b"o\nthr"),
+        Err(ErrorKind::Other),
+    ]);
+    let (_lines, end) = Lines::read(input).unwrap();
+    let end = end.await.unwrap();
+    assert_eq!(end.lines, 2);
+    assert_eq!(end.error.unwrap().kind(), ErrorKind::Other);
+}
+
+/// The program with `--stdin` and a pipe to write its input to.
+async fn program(arguments: &[&str]) -> (Program, ChildStdin) {
+    let arguments = [&["--listen", "127.0.0.1:0", "--stdin"], arguments].concat();
+    let mut command = wspush(&arguments);
+    command.stdin(Stdio::piped());
+    let mut program = Program::start(command).await;
+    let input = program.child.stdin.take().unwrap();
+    (program, input)
+}
+
+async fn started(server: SocketAddr) -> Client<TcpStream> {
+    let mut client = Client::connect(server).await;
+    start(&mut client).await;
+    client
+}
+
+#[tokio::test]
+async fn at_the_end_the_listeners_close_and_the_exit_status_is_0() {
+    let (mut program, mut input) = program(&[]).await;
+    let address = program.address;
+    let mut client = started(address).await;
+    let mut stalled = connect(address).await.upgraded().await;
+    stalled.send_text("start").await;
+    input.write_all(&b"line\n".repeat(3000)).await.unwrap();
+    drop(input);
+    program.log_until("stopping").await;
+    assert!(TcpStream::connect(address).await.is_err());
+    for _ in 0..3000 {
+        client.expect_text("line").await;
+    }
+    client.expect_close(1000, "the end").await;
+    drop(stalled);
+    let (status, _, log) = program.end().await;
+    assert_eq!(status, Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn an_input_that_ends_before_its_first_line_or_can_not_be_read_is_exit_status_1() {
+    for (shell, reason) in [
+        (
+            "exec \"$0\" \"$@\" </dev/null",
+            "ended before the first line",
+        ),
+        ("exec \"$0\" \"$@\" <&-", "ended before the first line"),
+        ("false | \"$0\" \"$@\"", "ended before the first line"),
+        ("exec \"$0\" \"$@\" </", "can't be read"),
+    ] {
+        let arguments = ["--listen", "127.0.0.1:0", "--stdin"];
+        let (status, _, log) = outcome(under(shell, &arguments)).await;
+        assert_eq!(status, Some(1), "{shell}: {log}");
+        let last = log.lines().last().unwrap();
+        assert!(
+            last.starts_with("wspush: ") && last.contains(reason),
+            "{shell}: {log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_at_once_whatever_the_producer_does() {
+    for signal in ["TERM", "INT"] {
+        for writes in [false, true] {
+            let (program, mut input) = program(&[]).await;
+            let mut client = started(program.address).await;
+            let mut stalled = connect(program.address).await.upgraded().await;
+            stalled.send_text("start").await;
+            let writing = tokio::spawn(async move {
+                while writes && input.write_all(&b"line\n".repeat(1000)).await.is_ok() {}
+                input
+            });
+            if writes {
+                client.expect_text("line").await;
+            }
+            program.signal(signal).await;
+            let closed = tokio::spawn(async move {
+                while !matches!(client.recv().await, Message::Close(Some(frame)) if u16::from(frame.code) == 1001)
+                {
+                }
+            });
+            closed.await.unwrap();
+            drop(stalled);
+            let (status, _, log) = program.end().await;
+            assert_eq!(status, Some(0), "{log}");
+            drop(writing.await.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_how_many_lines_were_read_and_never_what_they_hold() {
+    let (program, mut input) = program(&[]).await;
+    let bad = [
+        &b"secret\xFF\n"[..],
+        &[b's'; LINE_LIMIT + 1],
+        b"\nsecret\n\n",
+    ]
+    .concat();
+    for _ in 0..50 {
+        input.write_all(&bad).await.unwrap();
+    }
+    drop(input);
+    let (status, _, log) = program.end().await;
+    assert_eq!(status, Some(0), "{log}");
+    assert!(
+        log.contains("reading lines") && log.contains("lines=200"),
+        "{log}"
+    );
+    assert!(!log.contains("secret") && !log.contains("sss"), "{log}");
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.len() <= 2, "{log}");
+    for count in ["cut=", "not_utf8="] {
+        let counts = warnings.iter().filter_map(|line| {
+            let (_, count) = line.split_once(count)?;
+            count.split(' ').next()?.parse::<u32>().ok()
+        });
+        assert_eq!(counts.sum::<u32>(), 50, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn memory_stays_bounded_however_long_a_line_is_and_however_many_come() {
+    let (program, mut input) = program(&[]).await;
+    let mut client = started(program.address).await;
+    let chunk = vec![b'x'; 1024 * 1024];
+    for _ in 0..100 {
+        input.write_all(&chunk).await.unwrap();
+    }
+    input.write_all(b"\nnext\n").await.unwrap();
+    assert_eq!(client.recv_text().await.len(), LINE_LIMIT);
+    client.expect_text("next").await;
+    let status = format!("/proc/{}/status", program.child.id().unwrap());
+    let status = std::fs::read_to_string(status).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    assert!(peak.parse::<u32>().unwrap() < 50 * 1024, "{peak} kB");
+}
+
+/// What a client of the property does.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// Takes whatever comes.
+    Fast,
+    /// Takes a line at a time, and pauses after each.
+    Slow,
+    /// Takes nothing before the end of the input.
+    Stalled,
+    /// Takes so many lines and is gone.
+    Leaving(usize),
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    Join(Manner),
+    /// So many lines, in pieces of so many bytes.
+    Write(u32, usize),
+    Pause(Duration),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let manner = prop_oneof![
+        Just(Manner::Fast),
+        Just(Manner::Slow),
+        Just(Manner::Stalled),
+        (0..50_usize).prop_map(Manner::Leaving),
+    ];
+    let size = prop_oneof![1..50_usize, Just(1000), Just(100_000)];
+    prop_oneof![
+        4 => manner.prop_map(Step::Join),
+        4 => (1..50_u32, size.clone()).prop_map(|(count, size)| Step::Write(count, size)),
+        1 => (1000..6000_u32, Just(100_000)).prop_map(|(count, size)| Step::Write(count, size)),
+        2 => (0..1000_u64).prop_map(|millis| Step::Pause(Duration::from_millis(millis))),
+    ]
+}
+
+/// What a client has received: how many lines, from `first` on, and then which close code.
+#[derive(Debug)]
+struct Received {
+    manner: Manner,
+    first: u32,
+    count: u32,
+    code: Option<u16>,
+}
+
+impl Received {
+    /// Takes what comes.
+    async fn take(manner: Manner, first: u32, mut client: Client<DuplexStream>) -> Self {
+        let mut count = 0;
+        let most = match manner {
+            Manner::Leaving(most) => most,
+            _ => usize::MAX,
+        };
+        let mut code = None;
+        while code.is_none() && count < most {
+            match client.recv().await {
+                Message::Text(line) => {
+                    assert_eq!(line.as_str(), (first as usize + count).to_string());
+                    count += 1;
+                }
+                Message::Close(frame) => code = Some(frame.unwrap().code.into()),
+                _ => {}
+            }
+            if let Manner::Slow = manner {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let count = u32::try_from(count).unwrap();
+        Self {
+            manner,
+            first,
+            count,
+            code,
+        }
+    }
+
+    fn check(&self, written: u32) {
+        let missing = written - self.first - self.count;
+        match (self.code, self.manner) {
+            (None, Manner::Leaving(_)) => {}
+            (Some(1000), _) => assert_eq!(missing, 0, "{self:?}"),
+            (Some(1013), Manner::Slow | Manner::Stalled) => assert!(missing > LIMIT, "{self:?}"),
+            _ => panic!("{self:?}"),
+        }
+    }
+}
+
+async fn play(steps: Vec<Step>) {
+    let mut fixture = Fixture::start();
+    let pace = pace();
+    let mut written = 0;
+    let mut taking = Vec::new();
+    let mut stalled = Vec::new();
+    for step in steps {
+        match step {
+            Step::Join(Manner::Stalled) => stalled.push((written, fixture.client(NARROW).await)),
+            Step::Join(manner) => {
+                let client = fixture.client(NARROW).await;
+                taking.push(tokio::spawn(Received::take(manner, written, client)));
+            }
+            Step::Write(count, size) => {
+                let text = numbered(written..written + count);
+                for piece in text.as_bytes().chunks(size) {
+                    fixture.producer.write(piece).await;
+                }
+                written += count;
+            }
+            Step::Pause(pause) => sleep(pause).await,
+        }
+    }
+    drop(fixture.producer);
+    fixture.end.await.unwrap();
+    drop(pace);
+    let stalled = stalled.into_iter();
+    let stalled =
+        stalled.map(|(first, client)| tokio::spawn(Received::take(Manner::Stalled, first, client)));
+    for received in taking.into_iter().chain(stalled) {
+        received.await.unwrap().check(written);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases / 4,
+        ..crate::properties::config()
+    })]
+
+    #[test]
+    fn each_client_gets_a_run_of_the_lines_from_its_start_on_that_ends_with_all_or_with_1013(
+        steps in prop::collection::vec(step(), 1..20),
+    ) {
+        let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(play(steps));
+    }
+
+    #[test]
+    fn any_bytes_in_any_pieces_are_the_lines_of_the_model(
+        pieces in prop::collection::vec(piece(), 0..20),
+    ) {
+        check_lines(pieces);
+    }
+}
+
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let row = |size| repeat_n(b'x', size).collect();
+    prop_oneof![
+        4 => prop::collection::vec(any::<u8>(), 0..20),
+        4 => "[a\u{e9}\u{1f980}\r\n]{0,10}".prop_map(Into::into),
+        1 => (LINE_LIMIT - 10..LINE_LIMIT + 3).prop_map(row),
+    ]
+}
+
+#[test]
+fn the_model_knows_lines() {
+    assert_eq!(
+        lines(b"a\r\n\n\r\nb\r\r\n\xFFc\r"),
+        ["a", "b\r", "\u{FFFD}c\r"]
+    );
+}
