@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wspush::{Config, InputEnd, Lines};
+use wspush::{CloseCode, CloseFrame, Config, InputEnd, Lines};
 
 /// How many lines wait for a client that takes less.
 const LIMIT: u32 = 4096;
@@ -72,11 +72,7 @@ impl Fixture {
 
     /// The same, but it reads only what it asks for.
     async fn raw_client(&self, size: usize) -> RawClient<DuplexStream> {
-        let mut client = self.connect(size).upgraded().await;
-        client.send_text("start").await;
-        client.send_frame(PING, "").await;
-        assert_eq!(client.recv_frame().await.0, PONG);
-        client
+        raw_start(self.connect(size)).await
     }
 
     /// Writes what the server must take at once.
@@ -143,6 +139,17 @@ async fn start(client: &mut Client<impl AsyncRead + AsyncWrite + Unpin>) {
     client.send("start").await;
     client.send(Message::Ping("".into())).await;
     assert_eq!(client.recv().await, Message::Pong("".into()));
+}
+
+async fn raw_start<S>(client: RawClient<S>) -> RawClient<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut client = client.upgraded().await;
+    client.send_text("start").await;
+    client.send_frame(PING, "").await;
+    assert_eq!(client.recv_frame().await.0, PONG);
+    client
 }
 
 async fn expect_lines(
@@ -264,34 +271,26 @@ async fn a_client_that_takes_what_it_is_sent_gets_every_line_however_many_come_a
 }
 
 fn numbered(numbers: impl IntoIterator<Item = u32>) -> String {
-    numbers
-        .into_iter()
-        .map(|number| format!("{number}\n"))
-        .collect()
+    let lines = numbers.into_iter().map(|number| number.to_string() + "\n");
+    lines.collect()
 }
 
 /// Reads on: the client gets the lines from `first` on without a gap, and then is closed.
 async fn assert_run_and_1013(client: &mut RawClient<DuplexStream>, first: u32, written: u32) {
     let mut next = first;
-    loop {
+    let close = loop {
         match client.recv_frame().await {
-            (TEXT, line) => assert_eq!(line, next.to_string().into_bytes()),
-            (PING, payload) => {
-                client.send_frame(PONG, payload).await;
-                continue;
+            (TEXT, line) => {
+                assert_eq!(line, next.to_string().into_bytes());
+                next += 1;
             }
-            (first, payload) => {
-                assert_eq!((first, &payload[..2]), (CLOSE, &1013_u16.to_be_bytes()[..]));
-                let reason = str::from_utf8(&payload[2..]).unwrap();
-                assert!(
-                    reason.contains("4096") && reason.contains("lost"),
-                    "{reason}"
-                );
-                break;
-            }
+            (PING, payload) => client.send_frame(PONG, payload).await,
+            close => break close,
         }
-        next += 1;
-    }
+    };
+    let reason = b"fell more than 4096 lines behind, some were lost";
+    let expected = [&1013_u16.to_be_bytes()[..], reason].concat();
+    assert_eq!(close, (CLOSE, expected));
     assert!(next + LIMIT < written, "{next} of {written}");
     client.expect_end().await;
 }
@@ -447,8 +446,7 @@ async fn at_the_end_the_listeners_close_and_the_exit_status_is_0() {
     let (mut program, mut input) = program(&[]).await;
     let address = program.address;
     let mut client = started(address).await;
-    let mut stalled = connect(address).await.upgraded().await;
-    stalled.send_text("start").await;
+    let stalled = stalled(address).await;
     input.write_all(&b"line\n".repeat(3000)).await.unwrap();
     drop(input);
     program.log_until("stopping").await;
@@ -486,46 +484,49 @@ async fn an_input_that_ends_before_its_first_line_or_can_not_be_read_is_exit_sta
 
 #[tokio::test]
 async fn a_signal_stops_it_at_once_whatever_the_producer_does() {
-    for signal in ["TERM", "INT"] {
-        for writes in [false, true] {
-            let (program, mut input) = program(&[]).await;
-            let mut client = started(program.address).await;
-            let mut stalled = connect(program.address).await.upgraded().await;
-            stalled.send_text("start").await;
-            let writing = tokio::spawn(async move {
-                while writes && input.write_all(&b"line\n".repeat(1000)).await.is_ok() {}
-                input
-            });
-            if writes {
-                client.expect_text("line").await;
-            }
-            program.signal(signal).await;
-            let closed = tokio::spawn(async move {
-                while !matches!(client.recv().await, Message::Close(Some(frame)) if u16::from(frame.code) == 1001)
-                {
-                }
-            });
-            closed.await.unwrap();
-            drop(stalled);
-            let (status, _, log) = program.end().await;
-            assert_eq!(status, Some(0), "{log}");
-            drop(writing.await.unwrap());
+    for (signal, writes) in [
+        ("TERM", false),
+        ("TERM", true),
+        ("INT", false),
+        ("INT", true),
+    ] {
+        let (program, mut input) = program(&[]).await;
+        let mut client = started(program.address).await;
+        let stalled = stalled(program.address).await;
+        let producer = tokio::spawn(async move {
+            while writes && input.write_all(&b"line\n".repeat(1000)).await.is_ok() {}
+            input
+        });
+        if writes {
+            client.expect_text("line").await;
         }
+        program.signal(signal).await;
+        while client.recv().await != Message::Close(Some(stopping())) {}
+        drop(stalled);
+        let (status, _, log) = program.end().await;
+        assert_eq!(status, Some(0), "{log}");
+        drop(producer.await.unwrap());
     }
+}
+
+fn stopping() -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::Away,
+        reason: "the server is stopping".into(),
+    }
+}
+
+/// A client that has said `start` and reads nothing.
+async fn stalled(server: SocketAddr) -> RawClient<TcpStream> {
+    raw_start(connect(server).await).await
 }
 
 #[tokio::test]
 async fn the_log_says_how_many_lines_were_read_and_never_what_they_hold() {
     let (program, mut input) = program(&[]).await;
-    let bad = [
-        &b"secret\xFF\n"[..],
-        &[b's'; LINE_LIMIT + 1],
-        b"\nsecret\n\n",
-    ]
-    .concat();
-    for _ in 0..50 {
-        input.write_all(&bad).await.unwrap();
-    }
+    let too_long = "s".repeat(LINE_LIMIT + 1);
+    let bad = [b"secret\xFF\n", too_long.as_bytes(), b"\nsecret\n\n"].concat();
+    input.write_all(&bad.repeat(50)).await.unwrap();
     drop(input);
     let (status, _, log) = program.end().await;
     assert_eq!(status, Some(0), "{log}");
@@ -536,13 +537,16 @@ async fn the_log_says_how_many_lines_were_read_and_never_what_they_hold() {
     assert!(!log.contains("secret") && !log.contains("sss"), "{log}");
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
     assert!(warnings.len() <= 2, "{log}");
-    for count in ["cut=", "not_utf8="] {
-        let counts = warnings.iter().filter_map(|line| {
-            let (_, count) = line.split_once(count)?;
-            count.split(' ').next()?.parse::<u32>().ok()
-        });
+    for field in ["cut=", "not_utf8="] {
+        let counts = warnings.iter().map(|line| count(line, field));
         assert_eq!(counts.sum::<u32>(), 50, "{log}");
     }
+}
+
+/// The number in this field of a line of the log.
+fn count(line: &str, field: &str) -> u32 {
+    let (_, value) = line.split_once(field).unwrap();
+    value.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -53,7 +53,8 @@ proptest! {
         let script = Script { config: policy(), ..handshake(pieces, ending) };
         let answer = check_answer(&connect(&script));
         prop_assert_eq!(answer.status, status);
-        let has_body = ![101, 405].contains(&status) && !(status == 200 && request.starts_with(b"HEAD "));
+        let is_head = request.starts_with(b"HEAD ");
+        let has_body = !matches!((status, is_head), (101 | 405, _) | (200, true));
         prop_assert_eq!(!answer.body.is_empty(), has_body);
         let sent = String::from_utf8_lossy(&request);
         let key = KEYS.iter().find(|(key, _)| sent.contains(key));
@@ -156,40 +157,43 @@ type Part = (String, Option<u16>);
 /// A request, and the status of its answer.
 fn request() -> impl Strategy<Value = (Vec<u8>, u16)> {
     let line = (method(), part(&["HTTP/1.1"], &[("HTTP/1.0", 426)]));
-    let before = (malformed(), large());
-    let behind = part(&[""], &[("x", 400), ("\r\n", 400)]);
-    let plain = prop::bool::weighted(0.2);
-    let attempt = (upgrade(), connection(), version(), key());
-    let rest = (host(), origin());
-    (line, before, behind, plain, attempt, rest).prop_map(
-        |((method, http), (malformed, large), behind, plain, attempt, (host, origin))| {
-            let (upgrade, connection, version, key) = attempt;
-            let attempt = match plain {
-                true => [connection].to_vec(),
-                false => [upgrade, connection, version, key].to_vec(),
-            };
-            let fields: String = attempt.iter().map(|part| &part.0[..]).collect();
-            let is_attempt = fields.contains("WebSocket");
+    let bounds = (
+        malformed(),
+        large(),
+        part(&[""], &[("x", 400), ("\r\n", 400)]),
+    );
+    (line, bounds, attempt(), host(), origin()).prop_map(
+        |((method, http), (malformed, large, behind), attempt, host, origin)| {
+            let is_attempt = attempt.0.contains("WebSocket");
             let request = format!(
-                "{} /path?query {}\r\n{}{}{fields}{}{}\r\n{}",
-                method.0, http.0, malformed.0, large.0, host.0, origin.0, behind.0
+                "{} /path?query {}\r\n{}{}{}{}{}\r\n{}",
+                method.0, http.0, malformed.0, large.0, attempt.0, host.0, origin.0, behind.0
             );
-            let is_bad_head = is_attempt && method.0 == "HEAD";
-            let method = method.1.or(is_bad_head.then_some(405));
+            let head = (is_attempt && method.0 == "HEAD").then_some(405);
             let page = (!is_attempt).then_some(200);
             // In the order of the contract's rows.
-            let first = [malformed.1, large.1, method, behind.1, page, http.1];
-            let last = [host.1, origin.1];
-            let mut statuses = first
+            let answered = [malformed.1, large.1, method.1, head, behind.1, page];
+            let upgraded = [http.1, attempt.1, host.1, origin.1];
+            let status = answered
                 .into_iter()
-                .chain(attempt.into_iter().map(|part| part.1))
-                .chain(last);
-            (
-                request.into_bytes(),
-                statuses.find_map(|status| status).unwrap_or(101),
-            )
+                .chain(upgraded)
+                .find_map(|status| status);
+            (request.into_bytes(), status.unwrap_or(101))
         },
     )
+}
+
+/// The fields that make a request one for a WebSocket, or no such.
+fn attempt() -> impl Strategy<Value = Part> {
+    let plain = connection().prop_map(|part| [part].to_vec());
+    let parts = (upgrade(), connection(), version(), key());
+    let parts = parts.prop_map(|(upgrade, connection, version, key)| {
+        [upgrade, connection, version, key].to_vec()
+    });
+    prop_oneof![1 => plain, 4 => parts].prop_map(|parts| {
+        let status = parts.iter().find_map(|part| part.1);
+        (parts.into_iter().map(|part| part.0).collect(), status)
+    })
 }
 
 fn method() -> BoxedStrategy<Part> {
