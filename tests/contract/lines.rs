@@ -87,6 +87,13 @@ impl Fixture {
         }
     }
 
+    /// Writes lines in pieces of so many bytes, and has time pass while the server makes the producer wait.
+    async fn write_pieces(&mut self, numbers: impl IntoIterator<Item = u32>, size: usize) {
+        for piece in numbered(numbers).as_bytes().chunks(size) {
+            self.producer.write(piece).await;
+        }
+    }
+
     /// Ends the input, and waits until all is read.
     async fn end(self) -> (InputEnd, wspush::Server) {
         drop(self.producer);
@@ -264,7 +271,7 @@ async fn a_client_that_takes_what_it_is_sent_gets_every_line_however_many_come_a
         }));
     }
     let _pace = pace();
-    fixture.producer.write(numbered(0..30_000)).await;
+    fixture.write_pieces(0..30_000, usize::MAX).await;
     for client in clients {
         client.await.unwrap();
     }
@@ -301,7 +308,7 @@ async fn one_that_falls_more_than_4096_lines_behind_is_closed_with_1013_and_lose
     let mut healthy = fixture.client(WIDE).await;
     let mut stalled = fixture.raw_client(NARROW).await;
     let pace = pace();
-    fixture.producer.write(numbered(0..10_000)).await;
+    fixture.write_pieces(0..10_000, usize::MAX).await;
     drop(pace);
     expect_lines(&mut healthy, 0..10_000).await;
     assert_run_and_1013(&mut stalled, 0, 10_000).await;
@@ -330,9 +337,11 @@ async fn the_producer_waits_1_s_for_who_is_behind_and_not_again_before_all_have_
     let mut first = 0;
     for _ in 0..3 {
         let mut stalled = fixture.raw_client(NARROW).await;
+        fixture.write_lines(first..first + 30).await;
+        let mut less_behind = fixture.raw_client(NARROW).await;
         let held_up = first + LIMIT + 50;
         let start = Instant::now();
-        fixture.write_lines(first..held_up).await;
+        fixture.write_lines(first + 30..held_up).await;
         expect_lines(&mut healthy, first..held_up).await;
         assert_elapsed(start, 1.0);
         let start = Instant::now();
@@ -340,6 +349,7 @@ async fn the_producer_waits_1_s_for_who_is_behind_and_not_again_before_all_have_
         expect_lines(&mut healthy, held_up..held_up + 1000).await;
         assert_elapsed(start, 0.0);
         assert_run_and_1013(&mut stalled, first, held_up + 1000).await;
+        assert_run_and_1013(&mut less_behind, first + 30, held_up + 1000).await;
         first = held_up + 1000;
     }
 }
@@ -577,7 +587,7 @@ enum Manner {
     /// Takes nothing before the end of the input.
     Stalled,
     /// Takes so many lines and is gone.
-    Leaving(usize),
+    Leaving(u32),
 }
 
 /// What happens next.
@@ -594,7 +604,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Manner::Fast),
         Just(Manner::Slow),
         Just(Manner::Stalled),
-        (0..50_usize).prop_map(Manner::Leaving),
+        (0..50_u32).prop_map(Manner::Leaving),
     ];
     let size = prop_oneof![1..50_usize, Just(1000), Just(100_000)];
     prop_oneof![
@@ -615,34 +625,36 @@ struct Received {
 }
 
 impl Received {
+    fn spawn(manner: Manner, first: u32, client: Client<DuplexStream>) -> JoinHandle<Self> {
+        tokio::spawn(Self::take(manner, first, client))
+    }
+
     /// Takes what comes.
     async fn take(manner: Manner, first: u32, mut client: Client<DuplexStream>) -> Self {
-        let mut count = 0;
-        let most = match manner {
-            Manner::Leaving(most) => most,
-            _ => usize::MAX,
+        let mut received = Self {
+            manner,
+            first,
+            count: 0,
+            code: None,
         };
-        let mut code = None;
-        while code.is_none() && count < most {
+        while received.code.is_none() && !received.leaves() {
             match client.recv().await {
                 Message::Text(line) => {
-                    assert_eq!(line.as_str(), (first as usize + count).to_string());
-                    count += 1;
+                    assert_eq!(line.as_str(), (first + received.count).to_string());
+                    received.count += 1;
                 }
-                Message::Close(frame) => code = Some(frame.unwrap().code.into()),
+                Message::Close(frame) => received.code = frame.map(|frame| frame.code.into()),
                 _ => {}
             }
             if let Manner::Slow = manner {
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        let count = u32::try_from(count).unwrap();
-        Self {
-            manner,
-            first,
-            count,
-            code,
-        }
+        received
+    }
+
+    fn leaves(&self) -> bool {
+        matches!(self.manner, Manner::Leaving(most) if self.count >= most)
     }
 
     fn check(&self, written: u32) {
@@ -660,20 +672,16 @@ async fn play(steps: Vec<Step>) {
     let mut fixture = Fixture::start();
     let pace = pace();
     let mut written = 0;
-    let mut taking = Vec::new();
-    let mut stalled = Vec::new();
+    let (mut taking, mut stalled) = (vec![], vec![]);
     for step in steps {
         match step {
             Step::Join(Manner::Stalled) => stalled.push((written, fixture.client(NARROW).await)),
             Step::Join(manner) => {
                 let client = fixture.client(NARROW).await;
-                taking.push(tokio::spawn(Received::take(manner, written, client)));
+                taking.push(Received::spawn(manner, written, client));
             }
             Step::Write(count, size) => {
-                let text = numbered(written..written + count);
-                for piece in text.as_bytes().chunks(size) {
-                    fixture.producer.write(piece).await;
-                }
+                fixture.write_pieces(written..written + count, size).await;
                 written += count;
             }
             Step::Pause(pause) => sleep(pause).await,
@@ -682,10 +690,10 @@ async fn play(steps: Vec<Step>) {
     drop(fixture.producer);
     fixture.end.await.unwrap();
     drop(pace);
-    let stalled = stalled.into_iter();
-    let stalled =
-        stalled.map(|(first, client)| tokio::spawn(Received::take(Manner::Stalled, first, client)));
-    for received in taking.into_iter().chain(stalled) {
+    for (first, client) in stalled {
+        taking.push(Received::spawn(Manner::Stalled, first, client));
+    }
+    for received in taking {
         received.await.unwrap().check(written);
     }
 }

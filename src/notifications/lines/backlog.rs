@@ -216,3 +216,59 @@ impl State {
 fn place(index: u64) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(backlog: &Backlog, count: usize) {
+        for _ in 0..count {
+            backlog.push(Notification::new("line"));
+        }
+    }
+
+    fn take(backlog: &Backlog, cursor: &mut Cursor, count: usize) {
+        for _ in 0..count {
+            assert!(matches!(backlog.take(cursor), Taken::Line(..)));
+        }
+    }
+
+    #[test]
+    fn a_line_is_freed_when_the_last_client_has_taken_it_or_left() {
+        let backlog = Backlog::default();
+        let [mut fast, mut slow] = [backlog.join(), backlog.join()];
+        push(&backlog, 100);
+        take(&backlog, &mut fast, 100);
+        assert_eq!(backlog.len(), 100);
+        take(&backlog, &mut slow, 60);
+        assert_eq!(backlog.len(), 40);
+        backlog.leave(&slow);
+        assert_eq!(backlog.len(), 0);
+        push(&backlog, 1);
+        take(&backlog, &mut fast, 1);
+        assert_eq!(backlog.len(), 0);
+    }
+
+    #[test]
+    fn with_nobody_there_nothing_is_kept() {
+        let backlog = Backlog::default();
+        push(&backlog, 10);
+        assert_eq!(backlog.len(), 0);
+        let mut late = backlog.join();
+        assert!(matches!(backlog.take(&mut late), Taken::Nothing));
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_kept_and_the_oldest_is_lost() {
+        let backlog = Backlog::default();
+        let [mut behind, mut further] = [backlog.join(), backlog.join()];
+        push(&backlog, LIMIT);
+        take(&backlog, &mut behind, 1);
+        push(&backlog, 1);
+        assert_eq!(backlog.len(), LIMIT);
+        assert!(matches!(backlog.take(&mut further), Taken::Lost));
+        take(&backlog, &mut behind, LIMIT);
+        assert_eq!(backlog.len(), 0);
+        backlog.leave(&further);
+    }
+}

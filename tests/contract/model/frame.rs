@@ -134,19 +134,7 @@ pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Ve
     let mut bytes = Vec::new();
     for (at, piece) in heard {
         bytes.extend(piece);
-        while let Some((header, size)) = Header::parse(&bytes) {
-            let end = size + usize::try_from(header.length).expect("a frame is small");
-            if bytes.len() < end {
-                break;
-            }
-            let payload = bytes[size..end].to_vec();
-            let shortest = header.format();
-            assert_eq!(
-                bytes[..size],
-                shortest,
-                "{header:?} has a longer length than it needs"
-            );
-            bytes.drain(..end);
+        while let Some((header, payload)) = take_frame(&mut bytes) {
             let after_close = frames.last().is_some_and(|frame| frame.opcode == CLOSE);
             assert!(!after_close, "{header:?} stands behind a Close frame");
             check_frame(header, &payload);
@@ -157,11 +145,20 @@ pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Ve
             });
         }
     }
-    assert!(
-        bytes.is_empty() || may_be_cut,
-        "the last frame is cut short: {bytes:?}"
-    );
+    let is_cut = !bytes.is_empty();
+    assert!(!is_cut || may_be_cut, "the last frame is cut: {bytes:?}");
     frames
+}
+
+/// Takes the frame at the start, if it is all there.
+fn take_frame(bytes: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
+    let (header, size) = Header::parse(bytes)?;
+    let end = size + usize::try_from(header.length).expect("a frame is small");
+    let payload = bytes.get(size..end)?.to_vec();
+    let is_shortest = bytes[..size] == header.format();
+    assert!(is_shortest, "{header:?} has a longer length than it needs");
+    bytes.drain(..end);
+    Some((header, payload))
 }
 
 fn check_frame(header: Header, payload: &[u8]) {

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, future::pending, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, split},
     runtime, select,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -132,60 +132,69 @@ impl Player {
     }
 
     async fn play(self, script: &Script) -> Record {
-        let Self {
-            client,
-            connected,
-            mut served,
-            server,
-        } = self;
-        let (mut read, mut write) = split(client.stream);
+        let connected = self.connected;
+        let (mut read, mut write) = split(self.client.stream);
         let heard = RefCell::new(Vec::new());
-        let listening = async {
-            let mut piece = [0; 4096];
-            while let Ok(size @ 1..) = read.read(&mut piece).await {
-                heard
-                    .borrow_mut()
-                    .push((connected.elapsed(), piece[..size].to_vec()));
-            }
-            pending::<()>().await;
-        };
+        let (mut served, mut running) = (self.served, Some(self.server));
         let talking = async {
-            for (after, piece) in &script.pieces {
-                pause(*after).await;
-                // The server may be gone.
-                let _ = write.write_all(piece).await;
-            }
-            pause(script.wait).await;
-            if script.ending == Ending::Stop {
-                // What came in the same instant need not have been read.
-                pause(TICK).await;
-                tokio::spawn(server.shutdown());
-            }
-            if script.ending == Ending::HalfClose {
-                let _ = write.shutdown().await;
-            }
-            let last = connected.elapsed();
-            match script.ending {
-                Ending::Vanish => (last, None),
-                _ => (last, Some(end(&mut served).await)),
-            }
+            let last = talk(script, &mut write, &mut running, connected).await;
+            let ended = match script.ending {
+                Ending::Vanish => None,
+                _ => Some(end(&mut served).await),
+            };
+            (last, ended)
         };
         let (last, ended) = select! {
             biased;
-            () = listening => unreachable!(),
+            () = listen(&mut read, connected, &heard) => unreachable!(),
             done = talking => done,
         };
         drop((read, write));
         let ended = match ended {
             Some(ended) => ended,
             None => end(&mut served).await,
-        };
-        Record {
-            heard: heard.into_inner(),
-            last,
-            ended: ended - connected,
-        }
+        } - connected;
+        let heard = heard.into_inner();
+        Record { heard, last, ended }
     }
+}
+
+/// Notes what comes, for ever.
+async fn listen(
+    stream: &mut (impl AsyncRead + Unpin),
+    connected: Instant,
+    heard: &RefCell<Vec<(Duration, Vec<u8>)>>,
+) {
+    let mut piece = [0; 4096];
+    while let Ok(size @ 1..) = stream.read(&mut piece).await {
+        let piece = (connected.elapsed(), piece[..size].to_vec());
+        heard.borrow_mut().push(piece);
+    }
+    pending::<()>().await;
+}
+
+/// Sends what is to be sent, and ends. Returns when that was.
+async fn talk(
+    script: &Script,
+    stream: &mut (impl AsyncWrite + Unpin),
+    server: &mut Option<Server>,
+    connected: Instant,
+) -> Duration {
+    for (after, piece) in &script.pieces {
+        pause(*after).await;
+        // The server may be gone.
+        let _ = stream.write_all(piece).await;
+    }
+    pause(script.wait).await;
+    if script.ending == Ending::Stop {
+        // What came in the same instant need not have been read.
+        pause(TICK).await;
+        tokio::spawn(server.take().expect("a server").shutdown());
+    }
+    if script.ending == Ending::HalfClose {
+        let _ = stream.shutdown().await;
+    }
+    connected.elapsed()
 }
 
 async fn pause(time: Duration) {
