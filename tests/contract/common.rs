@@ -12,13 +12,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
-use wspush::{CloseFrame, Config, Notifications, Rejection, Request, Source, listen};
+use wspush::{CloseFrame, Config, Listener, Notifications, Rejection, Request, Source, listen};
 
 use crate::model::frame as opcode;
 pub(crate) use crate::model::{
     client::{Answer, HANDSHAKE, RawClient, patiently},
     frame::{FIN, frame},
-    pipe::Pipes,
+    pipe::{Pipe, PipeListener, Pipes},
 };
 
 /// The first bytes of frames that are whole messages.
@@ -270,10 +270,20 @@ pub(crate) struct PipeServer {
 
 impl PipeServer {
     pub(crate) fn start(interval: f64, config: Config) -> Self {
+        Self::start_behind(|listener| listener, interval, config)
+    }
+
+    /// The same with a listener that is made of the pipes' own.
+    pub(crate) fn start_behind<L: Listener>(
+        listener: impl FnOnce(PipeListener) -> L,
+        interval: f64,
+        config: Config,
+    ) -> Self {
         let interval = Duration::from_secs_f64(interval);
-        let (pipes, listener) = Pipes::new();
+        let (pipes, pipe_listener) = Pipes::new();
+        let listeners = vec![listener(pipe_listener)];
         let new_source = move |_: &Request<'_>| Ok(Notifications::every(interval));
-        let server = wspush::Server::start(vec![listener], config, new_source);
+        let server = wspush::Server::start(listeners, config, new_source);
         Self { pipes, server }
     }
 

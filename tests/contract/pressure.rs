@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashSet,
-    fs,
-    io::pipe,
+    fs, io,
+    mem::replace,
+    net::SocketAddr,
     num::NonZero,
     sync::{Arc, Mutex},
     thread::{self, ThreadId},
@@ -11,17 +12,19 @@ use std::{
 };
 
 use crate::common::{
-    BINARY, CLOSE, Client, FIN, HANDSHAKE, PING, Program, Server, TEXT, close, connect, fetch,
-    frame, handshake_with, under, upgraded, with_descriptors, wspush,
+    BINARY, CLOSE, Client, FIN, HANDSHAKE, PATIENCE, PING, PONG, Pipe, PipeListener, PipeServer,
+    Program, Server, TEXT, assert_elapsed, close, connect, fetch, frame, handshake_with, under,
+    upgraded, with_descriptors, wspush,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     join,
+    net::unix::pipe,
     task::yield_now,
-    time::sleep,
+    time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wspush::{CloseFrame, Config, Notification, Request, Source};
+use wspush::{CloseFrame, Config, Listener, Notification, Request, Source};
 
 /// The processor time of the program's threads, in nanoseconds.
 fn processor_time(program: &Program) -> u64 {
@@ -39,7 +42,7 @@ async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_g
     let mut command = under(&with_descriptors(40), &arguments);
     command.env("RUST_LOG", "wspush=debug");
     let mut program = Program::start(command).await;
-    let mut first = upgraded(program.address).await;
+    let mut first = Client::connect(program.address).await;
     let mut more = Vec::new();
     for _ in 0..60 {
         more.push(connect(program.address).await);
@@ -49,12 +52,89 @@ async fn when_accept_fails_the_server_neither_ends_nor_spins_and_logs_once_and_g
     sleep(Duration::from_secs(1)).await;
     let spent = Duration::from_nanos(processor_time(&program) - before);
     assert!(spent < Duration::from_millis(100), "{spent:?} in a second");
-    first.send_text("still here").await;
+    first.send("still here").await;
     let log = program.log_until("still here").await;
     assert!(!log.contains("can't accept"), "{log}");
     drop(more);
-    upgraded(program.address).await;
+    Client::connect(program.address).await;
     assert_eq!(program.stop().await.0, Some(0));
+}
+
+/// Fails before each connection.
+struct FailingListener {
+    listener: PipeListener,
+    error: i32,
+    has_failed: bool,
+}
+
+impl Listener for FailingListener {
+    type Stream = Pipe;
+
+    async fn accept(&mut self) -> io::Result<(Pipe, SocketAddr)> {
+        if !replace(&mut self.has_failed, true) {
+            return Err(io::Error::from_raw_os_error(self.error));
+        }
+        let accepted = self.listener.accept().await;
+        self.has_failed = false;
+        accepted
+    }
+}
+
+/// Fails unless so many handshakes take so many seconds, when accept fails with this error before each.
+async fn assert_accepted_after(error: i32, handshakes: u32, seconds: f64) {
+    let listener = |listener| FailingListener {
+        listener,
+        error,
+        has_failed: false,
+    };
+    let server = PipeServer::start_behind(listener, 1.0, Config::default());
+    let start = Instant::now();
+    for _ in 0..handshakes {
+        server.connect(4096).into_client().await;
+    }
+    assert_elapsed(start, seconds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_accept_fails_for_one_connections_sake_the_next_one_is_accepted_at_once() {
+    for error in [
+        libc::ECONNABORTED,
+        libc::EPROTO,
+        libc::EPERM,
+        libc::EHOSTUNREACH,
+    ] {
+        assert_accepted_after(error, 30, 0.0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_accept_fails_for_want_of_descriptors_or_memory_the_server_waits_a_moment() {
+    for error in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+        assert_accepted_after(error, 1, 0.1).await;
+    }
+}
+
+#[tokio::test]
+async fn when_the_server_was_stopped_for_a_while_what_lies_in_its_sockets_counts() {
+    let program = Program::listening(&["--keepalive", "2"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(upgraded(program.address).await);
+    }
+    for client in &mut clients {
+        assert_eq!(client.recv_frame().await, (PING, vec![]));
+    }
+    program.signal("STOP").await;
+    for client in &mut clients {
+        client.send_frame(PONG, "").await;
+        client.send_text("start").await;
+    }
+    // Not a wait for anything: the time in which the pongs fall due.
+    sleep(Duration::from_secs(3)).await;
+    program.signal("CONT").await;
+    for client in &mut clients {
+        client.expect_text("Notification 1").await;
+    }
 }
 
 #[tokio::test]
@@ -143,25 +223,30 @@ async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_
 }
 
 #[tokio::test]
-async fn the_log_tells_who_was_refused_and_how_each_connection_and_the_server_ended() {
+async fn the_log_says_who_was_refused_and_how_each_connection_and_the_server_ended() {
     let program = Program::listening(&[]).await;
     let mut expected = Vec::new();
     for (cause, end) in [
-        (frame(CLOSE, ""), "the client closed"),
-        (frame(CLOSE, close(4000, "")), "the client closed with 4000"),
+        (frame(CLOSE, ""), "closed by the client"),
+        (
+            frame(CLOSE, close(4000, "")),
+            "closed by the client with 4000",
+        ),
         (
             frame(BINARY, "x"),
             "closed with 1003: server doesn't support binary messages",
         ),
         (frame(TEXT, [0xFF]), "closed with 1007: text must be UTF-8"),
-        (vec![], "the client vanished: end of file"),
+        (vec![], "end of file"),
     ] {
         let mut client = upgraded(program.address).await;
         let peer = client.stream.local_addr().unwrap();
         client.write(cause).await;
         client.stream.shutdown().await.unwrap();
         client.stream.read_to_end(&mut vec![]).await.unwrap();
-        expected.push(format!("gone peer={peer} end=\"{end}\" notifications=0 "));
+        expected.push(format!(
+            "disconnected peer={peer} reason=\"{end}\" notifications=0 "
+        ));
     }
     let mut client = connect(program.address).await;
     let peer = client.stream.local_addr().unwrap();
@@ -194,6 +279,50 @@ async fn a_log_that_is_read_loses_no_line_though_many_come_at_once() {
     };
     let (log, ()) = join!(program.log_until("last words"), says);
     assert_eq!(log.matches(&words).count(), 300);
+}
+
+#[tokio::test]
+async fn the_page_leaves_no_line_at_info() {
+    let program = Program::listening(&[]).await;
+    let mut peers = Vec::new();
+    for method in ["GET", "HEAD"] {
+        let mut client = connect(program.address).await;
+        peers.push(client.stream.local_addr().unwrap().to_string());
+        let request = format!("{method} / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.request(request).await.status, 200);
+    }
+    let (_, _, log) = program.stop().await;
+    assert!(!peers.iter().any(|peer| log.contains(peer)), "{log}");
+}
+
+#[tokio::test]
+async fn log_lines_that_are_lost_are_counted_and_the_log_says_how_many() {
+    const LINES: u64 = 20_000;
+    let (log, unread) = pipe::pipe().unwrap();
+    let mut command = wspush(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "wspush=debug");
+    command.stderr(log.into_blocking_fd().unwrap());
+    let program = Program::start(command).await;
+    let mut client = upgraded(program.address).await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
+    for _ in 1..LINES {
+        client.send_text("ignored").await;
+    }
+    client.send_frame(PING, "").await;
+    while client.recv_frame().await.0 != PONG {}
+    let mut lines = BufReader::new(unread).lines();
+    let (mut received, mut lost) = (0, 0);
+    while received + lost < LINES {
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.expect("some lines are not counted").unwrap().unwrap();
+        let number = line.split_once("lost=").map(|(_, number)| number.trim());
+        lost += number.map_or(0, |number| number.parse().unwrap());
+        received += u64::from(line.contains("received text"));
+    }
+    assert!(lost > 0);
+    assert_eq!(received + lost, LINES);
+    assert_eq!(program.stop().await.0, Some(0));
 }
 
 #[tokio::test]
@@ -233,7 +362,7 @@ async fn a_connection_that_closes_before_it_has_sent_a_byte_is_not_logged() {
 
 #[tokio::test]
 async fn when_nobody_reads_the_log_the_server_serves_on() {
-    let (unread, log) = pipe().unwrap();
+    let (unread, log) = io::pipe().unwrap();
     let mut command = wspush(&["--listen", "127.0.0.1:0"]);
     command.env("RUST_LOG", "wspush=debug").stderr(log);
     let program = Program::start(command).await;
