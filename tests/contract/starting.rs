@@ -120,6 +120,7 @@ async fn stdin_pushes_the_lines_of_standard_input_in_place_of_the_counter() {
         let stdin = program.child.stdin.as_mut().unwrap();
         stdin.write_all(b"a line\n").await.unwrap();
         client.expect_text("a line").await;
+        drop(client);
         assert_eq!(program.stop().await.0, Some(0));
     }
 }
@@ -454,6 +455,7 @@ async fn with_standard_output_or_standard_error_full_and_read_by_nobody_the_serv
             client.expect_text("Notification 1").await;
             program.signal(end).await;
             client.expect_close(1001, end).await;
+            drop(client);
             assert_eq!(program.end().await.0, Some(0), "{end}");
         }
     }

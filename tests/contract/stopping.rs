@@ -130,6 +130,7 @@ async fn the_same_address_can_be_listened_on_again_at_once() {
     let mut client = Client::connect(program.address).await;
     program.signal("TERM").await;
     client.expect_close(1001, "TERM").await;
+    drop(client);
     assert_eq!(program.end().await.0, Some(0));
     let again = Program::start(wspush(&["--listen", &address])).await;
     Client::connect(again.address).await;
