@@ -374,7 +374,8 @@ impl Program {
         program.unwrap_or_else(|said| panic!("{said:?}"))
     }
 
-    /// Waits until it listens, which standard output tells, or if that is closed the log; or for what it says instead.
+    /// Waits until it listens: until standard output, or the log where that is closed, has its address. The error is what
+    /// it says in place of that.
     pub(crate) async fn try_start(mut command: Command) -> Result<Self, String> {
         let mut child = command.spawn().unwrap();
         drop(command);
