@@ -173,6 +173,15 @@ async fn one_client_misbehaves_and_no_other_sees_it() {
     join!(misbehaviour, notifications);
 }
 
+/// What stands in place of what in requests that try to write to the log.
+const FORGED: [(&str, &str); 5] = [
+    ("GET /", "GET /\u{9b}x"),
+    ("GET /", "GET \u{2028}"),
+    ("WebSocket-Version: 13", "WebSocket-Version: \u{9b}\t"),
+    ("Host: localhost", "Host: \u{9b}x"),
+    ("YSBz", "\u{9b}"),
+];
+
 #[tokio::test]
 async fn no_client_can_write_a_line_of_the_log_at_any_level() {
     let mut command = wspush(&["--listen", "127.0.0.1:0"]);
@@ -189,13 +198,7 @@ async fn no_client_can_write_a_line_of_the_log_at_any_level() {
     client.send_frame(CLOSE, close(4000, forged)).await;
     client.expect_close(4000, forged).await;
     drop(client);
-    for (from, to) in [
-        ("GET /", "GET /\u{9b}x"),
-        ("GET /", "GET \u{2028}"),
-        ("WebSocket-Version: 13", "WebSocket-Version: \u{9b}\t"),
-        ("Host: localhost", "Host: \u{9b}x"),
-        ("YSBz", "\u{9b}"),
-    ] {
+    for (from, to) in FORGED {
         fetch(program.address, HANDSHAKE.replace(from, to)).await;
     }
     fetch(program.address, handshake_with("Origin: \u{9b}\u{2028}")).await;
@@ -229,7 +232,7 @@ async fn at_info_the_lines_for_a_connection_are_bounded_however_much_the_client_
 }
 
 #[tokio::test]
-async fn the_log_says_who_was_refused_and_how_each_connection_and_the_server_ended() {
+async fn the_log_says_how_each_connection_and_the_server_ended() {
     let program = Program::listening(&[]).await;
     let mut expected = Vec::new();
     for (cause, end) in [
@@ -254,19 +257,26 @@ async fn the_log_says_who_was_refused_and_how_each_connection_and_the_server_end
             "disconnected peer={peer} reason=\"{end}\" notifications=0 "
         ));
     }
-    let mut client = connect(program.address).await;
-    let peer = client.stream.local_addr().unwrap();
-    client.request(HANDSHAKE.replace("GET", "PUT")).await;
-    drop(client);
-    expected.push(format!(
-        "refused peer={peer} status=405 reason=\"The method of a WebSocket handshake is GET.\""
-    ));
     let (_, _, log) = program.stop().await;
     expected.push("stopping connections=".into());
     expected.push("stopped cut=0".into());
     for line in expected {
         assert!(log.contains(&line), "no {line} in {log}");
     }
+}
+
+#[tokio::test]
+async fn the_log_says_who_was_refused_and_why() {
+    let program = Program::listening(&[]).await;
+    let mut client = connect(program.address).await;
+    let peer = client.stream.local_addr().unwrap();
+    client.request(HANDSHAKE.replace("GET", "PUT")).await;
+    drop(client);
+    let line = format!(
+        "refused peer={peer} status=405 reason=\"The method of a WebSocket handshake is GET.\""
+    );
+    let (_, _, log) = program.stop().await;
+    assert!(log.contains(&line), "no {line} in {log}");
 }
 
 #[tokio::test]
