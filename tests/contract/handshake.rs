@@ -155,7 +155,7 @@ async fn a_connection_that_ends_makes_room_even_while_others_are_being_refused()
     let server = PipeServer::start(2.0, full_at(1));
     let first = server.connect(4096).upgraded().await;
     // As many as are refused at once, and too slow to be refused yet.
-    let _refused = server.connect(4096);
+    let _refused: Vec<_> = (0..64).map(|_| server.connect(4096)).collect();
     let connected = Instant::now();
     let mut next = server.connect(4096);
     sleep(Duration::from_secs(1)).await;

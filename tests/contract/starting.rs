@@ -130,7 +130,7 @@ async fn stdin_and_interval_on_the_same_command_line_are_an_error_with_status_2(
     for options in [["--stdin", "--interval=1"], ["--interval=2", "--stdin"]] {
         let (status, stdout, stderr) = outcome(wspush(&options)).await;
         assert_eq!((status, &*stdout), (Some(2), ""), "{stderr}");
-        assert!(stderr.contains("give one of them"), "{stderr}");
+        assert!(stderr.contains("can't be combined"), "{stderr}");
     }
     let mut command = wspush(&["--interval", "0.01"]);
     command
