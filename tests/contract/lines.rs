@@ -317,6 +317,23 @@ async fn one_that_falls_more_than_4096_lines_behind_is_closed_with_1013_and_lose
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_reads_gets_every_line_of_a_burst_though_another_has_stalled() {
+    for size in [NARROW, 4096, WIDE] {
+        let mut fixture = Fixture::start();
+        let mut stalled = fixture.raw_client(NARROW).await;
+        let mut healthy = fixture.client(size).await;
+        let taking = tokio::spawn(async move {
+            expect_lines(&mut healthy, 0..50_000).await;
+        });
+        let pace = pace();
+        fixture.write_pieces(0..50_000, usize::MAX).await;
+        drop(pace);
+        taking.await.unwrap();
+        assert_run_and_1013(&mut stalled, 0, 50_000).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_up_to_4096_lines_behind_gets_them_all_and_holds_nobody_up() {
     let mut fixture = Fixture::start();
     let mut healthy = fixture.client(WIDE).await;
@@ -669,8 +686,7 @@ impl Received {
 }
 
 async fn play(steps: Vec<Step>) {
-    let mut fixture = Fixture::start();
-    let pace = pace();
+    let (mut fixture, pace) = (Fixture::start(), pace());
     let mut written = 0;
     let (mut taking, mut stalled) = (vec![], vec![]);
     for step in steps {
@@ -688,8 +704,7 @@ async fn play(steps: Vec<Step>) {
         }
     }
     drop(fixture.producer);
-    fixture.end.await.unwrap();
-    drop(pace);
+    drop((fixture.end.await, pace));
     for (first, client) in stalled {
         taking.push(Received::spawn(Manner::Stalled, first, client));
     }
