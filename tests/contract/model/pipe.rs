@@ -16,7 +16,7 @@ use tokio::{
 use wspush::Listener;
 
 /// What connects to a server through pipes in memory.
-pub(crate) struct Pipes(mpsc::UnboundedSender<Pipe>);
+pub(crate) struct Pipes(pub(crate) mpsc::UnboundedSender<Pipe>);
 
 /// The server's side of them.
 pub(crate) struct PipeListener(mpsc::UnboundedReceiver<Pipe>);
