@@ -1,12 +1,10 @@
 //! The contract's "Lines of standard input".
 
 use std::{
-    future::Future,
     io::{self, ErrorKind, Read},
     iter::repeat_n,
     net::SocketAddr,
     process::Stdio,
-    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -16,7 +14,7 @@ use crate::{
         CLOSE, Client, PING, PONG, Pipes, Program, RawClient, TEXT, assert_elapsed, connect,
         outcome, pipe_client, under, wspush,
     },
-    model::lines::{LINE_LIMIT, Producer, check_lines, input, lines},
+    model::lines::{LINE_LIMIT, Producer, check_lines, input, lines, without_time},
 };
 use proptest::prelude::*;
 use tokio::{
@@ -25,7 +23,7 @@ use tokio::{
     process::ChildStdin,
     runtime,
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tokio_tungstenite::tungstenite::Message;
 use wspush::{CloseCode, CloseFrame, Config, InputEnd, Lines};
@@ -100,17 +98,6 @@ impl Fixture {
         let end = without_time(self.end).await;
         (end.unwrap(), self.server)
     }
-}
-
-/// Waits while a paused clock stands still, as it does while a blocking task runs: the thread that reads the input is
-/// none that the clock knows of.
-async fn without_time<T>(future: impl Future<Output = T>) -> T {
-    let (done, is_done) = mpsc::channel::<()>();
-    let blocking = spawn_blocking(move || is_done.recv_timeout(Duration::from_secs(20)));
-    let output = timeout(Duration::from_secs(1), future).await;
-    drop(done);
-    let _ = blocking.await;
-    output.expect("no time passes")
 }
 
 /// From now on, time on a paused clock passes quickly, but does not leap while the input is read.

@@ -1,6 +1,7 @@
 //! What becomes of an input (the contract's section "Lines of standard input"), and an input that a test writes.
 
 use std::{
+    future::Future,
     io::{self, Read},
     sync::mpsc::{self, Receiver, Sender},
     time::Duration,
@@ -9,6 +10,8 @@ use std::{
 use tokio::{
     runtime,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::spawn_blocking,
+    time::timeout,
 };
 use wspush::{Config, Lines, Server};
 
@@ -51,7 +54,10 @@ fn cut(line: &[u8]) -> &[u8] {
 /// Checks that one client, which is there from the first piece on, is sent what the contract has it sent.
 pub(crate) fn check_lines(pieces: Vec<Vec<u8>>) {
     let due = lines(&pieces.concat());
-    let runtime = runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
     let received = runtime.unwrap().block_on(receive(pieces));
     let close = [&1000_u16.to_be_bytes()[..], b"the input has ended"].concat();
     let due = due.into_iter().map(|line| (FIN | TEXT, line.into_bytes()));
@@ -67,14 +73,14 @@ async fn receive(pieces: Vec<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
         Ok(lines.source())
     });
     let (stream, _ended) = pipes.connect(64 * 1024);
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(1_000_000);
     let mut client = RawClient { stream, patience }.upgraded().await;
     client.send_frame(FIN | TEXT, "start").await;
     // Its answer stands behind the start.
     client.send_frame(FIN | PING, "").await;
     assert_eq!(client.recv_frame().await.0, FIN | PONG);
     for piece in pieces {
-        producer.write(piece).await;
+        without_time(producer.write(piece)).await;
     }
     drop(producer);
     let mut received = Vec::new();
@@ -82,9 +88,24 @@ async fn receive(pieces: Vec<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
         .last()
         .is_none_or(|(first, _)| *first != FIN | CLOSE)
     {
-        received.push(client.recv_frame().await);
+        match client.recv_frame().await {
+            // Time leaps while the input ends.
+            (first, payload) if first == FIN | PING => client.send_frame(FIN | PONG, payload).await,
+            frame => received.push(frame),
+        }
     }
     received
+}
+
+/// Waits while a paused clock stands still, as it does while a blocking task runs: the thread that reads the input is
+/// none that the clock knows of.
+pub(crate) async fn without_time<T>(future: impl Future<Output = T>) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let blocking = spawn_blocking(move || is_done.recv_timeout(Duration::from_secs(20)));
+    let output = timeout(Duration::from_secs(1), future).await;
+    drop(done);
+    let _ = blocking.await;
+    output.expect("no time passes")
 }
 
 /// The test's side of an input. Its end is the end of the input.
