@@ -154,7 +154,7 @@ struct Model {
     message: Option<(u8, Vec<u8>)>,
     /// When something came, the handshake at first.
     heard: Vec<Duration>,
-    /// When it was told to start.
+    /// When the client said `start`.
     started: Option<Duration>,
     answers: Vec<Frame>,
     close: Option<Close>,

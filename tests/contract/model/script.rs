@@ -65,7 +65,7 @@ pub(crate) enum Ending {
     HalfClose,
     /// The client says nothing more.
     Silence,
-    /// The server is told to stop.
+    /// The server stops.
     Stop,
 }
 
