@@ -95,8 +95,8 @@ impl Fixture {
     /// Ends the input, and waits until all is read.
     async fn end(self) -> (InputEnd, wspush::Server) {
         drop(self.producer);
-        let end = without_time(self.end).await;
-        (end.unwrap(), self.server)
+        let _pace = pace();
+        (self.end.await.unwrap(), self.server)
     }
 }
 
