@@ -1,6 +1,6 @@
 //! Accepting connections: serving as many as there may be, refusing the others, surviving what fails.
 
-use std::{future::pending, io, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     select,
@@ -52,26 +52,12 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((mut stream, peer)) => {
+            Ok((stream, peer)) => {
                 let permit = select! {
                     () = &mut stopping => break,
                     permit = shared.admit() => permit,
                 };
-                let shared = Arc::clone(&shared);
-                match permit {
-                    Permit::Serve(permit) => connections.spawn(async move {
-                        if shared.context.serve(&mut stream, &peer).await {
-                            L::reset(&stream);
-                        }
-                        // In this order, so that there is a descriptor for the next one.
-                        drop(stream);
-                        drop(permit);
-                    }),
-                    Permit::Refuse(permit) => connections.spawn(async move {
-                        refuse(stream, &peer, shared.max_connections).await;
-                        drop(permit);
-                    }),
-                };
+                shared.spawn::<L, N>(&mut connections, stream, peer, permit);
             }
             Err(error) if is_of_connection(&error) => {
                 debug!(%error, "connection aborted before it was accepted");
@@ -162,6 +148,35 @@ impl<F> Shared<F> {
             Ok(permit) = refuse => Permit::Refuse(permit),
             else => pending().await,
         }
+    }
+
+    /// Serves or refuses the connection in a task of its own.
+    fn spawn<L, N>(
+        self: &Arc<Self>,
+        connections: &mut JoinSet<()>,
+        mut stream: L::Stream,
+        peer: SocketAddr,
+        permit: Permit,
+    ) where
+        L: Listener,
+        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        N: Source,
+    {
+        let shared = Arc::clone(self);
+        match permit {
+            Permit::Serve(permit) => connections.spawn(async move {
+                if shared.context.serve(&mut stream, &peer).await {
+                    L::reset(&stream);
+                }
+                // In this order, so that there is a descriptor for the next one.
+                drop(stream);
+                drop(permit);
+            }),
+            Permit::Refuse(permit) => connections.spawn(async move {
+                refuse(stream, &peer, shared.max_connections).await;
+                drop(permit);
+            }),
+        };
     }
 }
 
