@@ -254,7 +254,8 @@ def quick_faults():
     server.end("clients that misbehave")
 
     server = Watched("--keepalive", str(KEEPALIVE))
-    server.suffer("clients are cut off", clients_are_cut_off)
+    # A few times: what 200 clients leave behind once is no more than what the allocator keeps.
+    server.suffer("clients are cut off", clients_are_cut_off, 4, 2 * SLACK)
     server.suffer("the server stands still", the_server_stands_still, slack=10 * SLACK)
     server.end("keepalive")
 
