@@ -110,7 +110,10 @@ impl Options {
             let reason = "--interval and --stdin can't be combined: lines are pushed as they come";
             return Err(command.error(ErrorKind::ArgumentConflict, reason));
         }
-        Self::from_arg_matches(&matches)
+        let mut options = Self::from_arg_matches(&matches)?;
+        // The command line wins over the environment.
+        options.stdin &= !on_command_line("interval");
+        Ok(options)
     }
 
     /// What of them is for the server.

@@ -28,7 +28,7 @@ const BATCH_DELAY: Duration = Duration::from_millis(10);
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// How long the end of the program waits for what is still to be written.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The way to a standard stream. `tracing_subscriber::fmt` writes a whole line at a time.
 #[derive(Debug)]
@@ -117,23 +117,27 @@ fn write_queued(mut stream: impl Write, queued: &Receiver<Text>, counts: &Counts
             }
         }
         let size = batch.len();
-        report_lost(&mut batch, counts.lost.swap(0, Relaxed));
         // A broken stream is no reason to end: then nobody wants to know.
         let _ = write_all(&mut stream, &batch);
+        // What was lost was lost while this was written.
+        let _ = write_all(
+            &mut stream,
+            lost_line(counts.lost.swap(0, Relaxed)).as_bytes(),
+        );
         counts.waiting.fetch_sub(size, Relaxed);
         drop(flushes);
         thread::sleep(BATCH_DELAY);
     }
 }
 
-/// Adds a line of the log that says so: through the log itself it could get lost too.
-fn report_lost(batch: &mut Vec<u8>, lost: usize) {
-    if lost > 0 {
-        let mut time = String::new();
-        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-        let line = format!("{time}  WARN log lines lost, they were not read in time lost={lost}\n");
-        batch.extend_from_slice(line.as_bytes());
+/// The line of the log that says how many were lost. Through the log itself it could get lost too.
+fn lost_line(lost: usize) -> String {
+    if lost == 0 {
+        return String::new();
     }
+    let mut time = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    format!("{time}  WARN log lines lost, they were not read in time lost={lost}\n")
 }
 
 /// Like [`Write::write_all`], for a stream that may be set not to block.

@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
+    task::coop::consume_budget,
     time::{Instant, Sleep},
 };
 use tokio_tungstenite::tungstenite::{Bytes, Message};
@@ -99,6 +100,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
                 }
             }
             self.flush().await?;
+            // A client that sends without a pause is not to keep its thread from the others.
+            consume_budget().await;
         }
     }
 
@@ -149,8 +152,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         match verdict {
             Verdict::Active => Ok(()),
             Verdict::SendPing => self.socket.send(Message::Ping(Bytes::new())),
-            Verdict::Dead => Err(CloseReason::PingTimeout),
+            Verdict::Dead => self.read_before_death(last_read),
         }
+    }
+
+    /// The timer and the socket may be ready at once, and the timer be looked at first.
+    fn read_before_death(&mut self, last_read: Instant) -> Result<(), CloseReason> {
+        let message = self.socket.recv().now_or_never();
+        if self.socket.last_read() == last_read {
+            return Err(CloseReason::PingTimeout);
+        }
+        message.map_or(Ok(()), |message| self.on_message(message?))
+    }
+
+    /// The source of a client that has said `start`.
+    fn started_source(&mut self) -> Option<&mut N> {
+        self.source.as_mut().filter(|_| self.has_started)
     }
 
     /// Sends the client the reason, if it is still there, and lets it close too.
@@ -176,13 +193,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         if self.socket.try_flush().await? {
             return Ok(());
         }
-        if let Some(source) = &mut self.source {
+        if let Some(source) = self.started_source() {
             source.pause();
         }
         let paused = Instant::now();
         // In a box, to take no memory while the client reads.
         Box::pin(self.socket.flush()).await?;
-        if let Some(source) = &mut self.source {
+        if let Some(source) = self.started_source() {
             source.resume();
         }
         // A client was not silent while nobody listened.

@@ -123,6 +123,9 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Of a target that is a whole URL.
+const SCHEMES: [&str; 4] = ["http", "https", "ws", "wss"];
+
 impl<'a> Target<'a> {
     fn parse(method: &str, target: &'a str) -> Result<Self, Response> {
         Self::split(method, target).ok_or_else(|| {
@@ -138,7 +141,7 @@ impl<'a> Target<'a> {
             _ if target.starts_with('/') => (None, target),
             // Their own forms, and refused for their methods.
             _ if method == "CONNECT" || (method, target) == ("OPTIONS", "*") => (None, target),
-            Some(("http" | "https" | "ws" | "wss", rest)) => {
+            Some((scheme, rest)) if SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(end);
                 (Some(Authority::parse(authority)?), path)

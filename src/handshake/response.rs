@@ -1,5 +1,5 @@
 //! The answers other than 101: their statuses, the fields that say what to do, their bodies (RFC 9110 §15).
-//! Which request gets which one is decided in `handshake`.
+//! Which request gets which one is decided in `guards`; `head` and `request` answer what is malformed.
 
 use std::{
     borrow::Cow,

@@ -108,13 +108,11 @@ impl Shared {
         let mut is_patient = true;
         while queued.recv_many(&mut batch, QUEUE).await > 0 {
             for line in batch.drain(..) {
-                let depth = self.backlog.len();
-                is_patient |= depth == 0;
-                if depth == LIMIT && is_patient {
+                if is_patient && self.backlog.len() == LIMIT {
                     self.published.notify_waiters();
                     is_patient = timeout(PATIENCE, self.backlog.emptied()).await.is_ok();
                 }
-                self.backlog.push(line);
+                is_patient |= self.backlog.push(line);
             }
             self.published.notify_waiters();
             self.backlog.taken_by_readers().await;
@@ -157,8 +155,8 @@ impl Source for LinesSource {
     }
 
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            let shared = Arc::clone(&self.shared);
             // Before looking, so that what is published meanwhile is not missed.
             let published = shared.published.notified();
             match self.take() {

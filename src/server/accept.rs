@@ -1,6 +1,13 @@
 //! Accepting connections: serving as many as there may be, refusing the others, surviving what fails.
 
-use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     select,
@@ -33,6 +40,7 @@ pub(super) struct Shared<F> {
     max_connections: usize,
     connection_permits: Arc<Semaphore>,
     refusal_permits: Arc<Semaphore>,
+    errors: Mutex<AcceptErrors>,
 }
 
 /// Accepts connections until the server stops, then waits for those that it has accepted.
@@ -43,7 +51,6 @@ where
     N: Source,
 {
     let mut connections = JoinSet::new();
-    let mut errors = AcceptErrors::default();
     let mut stopping = pin!(shared.context.shutdown.finishing.cancelled());
     loop {
         let accepted = select! {
@@ -63,7 +70,7 @@ where
                 debug!(%error, "connection aborted before it was accepted");
             }
             Err(error) => {
-                errors.report(&error);
+                shared.report(&error);
                 select! {
                     () = &mut stopping => break,
                     () = sleep(ACCEPT_PAUSE) => {}
@@ -102,12 +109,6 @@ struct AcceptErrors {
 }
 
 impl AcceptErrors {
-    fn report(&mut self, error: &io::Error) {
-        if self.should_log(error.raw_os_error()) {
-            warn!(%error, "can't accept connections, still trying");
-        }
-    }
-
     fn should_log(&mut self, error: Option<i32>) -> bool {
         let now = Instant::now();
         let last = self.last.replace((error, now));
@@ -129,11 +130,20 @@ impl<F> Shared<F> {
             max_connections,
             connection_permits: Arc::new(Semaphore::new(max_connections)),
             refusal_permits: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            errors: Mutex::default(),
         }
     }
 
     pub(super) fn connection_permits(&self) -> &Arc<Semaphore> {
         &self.connection_permits
+    }
+
+    fn report(&self, error: &io::Error) {
+        // Not poisoned: nothing panics under this lock.
+        let mut errors = self.errors.lock().unwrap();
+        if errors.should_log(error.raw_os_error()) {
+            warn!(%error, "can't accept connections, still trying");
+        }
     }
 
     /// Takes one of the connections that there may be, or else refuses it. When as many are being refused as there may be,
@@ -173,7 +183,10 @@ impl<F> Shared<F> {
                 drop(permit);
             }),
             Permit::Refuse(permit) => connections.spawn(async move {
-                refuse(stream, &peer, shared.max_connections).await;
+                select! {
+                    () = shared.context.shutdown.finishing.cancelled() => {}
+                    () = refuse(stream, &peer, shared.max_connections) => {}
+                }
                 drop(permit);
             }),
         };

@@ -71,17 +71,18 @@ impl Backlog {
         self.lock().lines.len()
     }
 
-    /// Publishes a line to the clients that there are.
-    pub(super) fn push(&self, notification: Notification) {
+    /// Publishes a line to the clients that there are. Returns whether all of them had taken what came before.
+    pub(super) fn push(&self, notification: Notification) -> bool {
         let state = &mut *self.lock();
         if state.lines.len() == LIMIT {
             state.lost += state.lines.pop_front().map_or(0, |line| line.next_of);
             state.first += 1;
             state.drop_taken();
         }
-        if state.lines.is_empty() && state.at_end == 0 {
+        let had_taken_all = state.lines.is_empty();
+        if had_taken_all && state.at_end == 0 {
             state.first += 1;
-            return;
+            return true;
         }
         state.lines.push_back(Line {
             notification,
@@ -89,6 +90,7 @@ impl Backlog {
         });
         state.readers_behind += state.readers_at_end;
         (state.at_end, state.readers_at_end) = (0, 0);
+        had_taken_all
     }
 
     /// No more lines will be published.
@@ -116,7 +118,7 @@ impl Backlog {
         state.at_end += 1;
         state.readers_at_end += 1;
         Cursor {
-            next: state.end(),
+            next: state.published(),
             is_paused: false,
         }
     }
@@ -176,7 +178,7 @@ impl Backlog {
 
 impl State {
     /// How many lines were published so far.
-    fn end(&self) -> u64 {
+    fn published(&self) -> u64 {
         self.first + self.lines.len() as u64
     }
 

@@ -66,13 +66,11 @@ impl<R: Read> Reader<R> {
     pub(super) fn run(mut self, mut push: impl FnMut(Notification) -> bool) -> InputEnd {
         info!("reading lines");
         let error = self.read_all(&mut push).err();
-        self.faults.report();
         let lines = self.lines;
-        info!(
-            lines,
-            error = error.as_ref().map(tracing::field::display),
-            "input ended"
-        );
+        // Faults since the last warning, so that there is no second one within its minute.
+        let Faults { cut, not_utf8, .. } = self.faults;
+        let error_shown = error.as_ref().map(tracing::field::display);
+        info!(lines, cut, not_utf8, error = error_shown, "input ended");
         InputEnd { lines, error }
     }
 
