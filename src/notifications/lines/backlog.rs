@@ -273,4 +273,15 @@ mod tests {
         assert_eq!(backlog.len(), 0);
         backlog.leave(&further);
     }
+
+    #[test]
+    fn once_who_is_behind_is_lost_all_others_count_as_having_caught_up() {
+        let backlog = Backlog::default();
+        let [mut reader, lost] = [backlog.join(), backlog.join()];
+        push(&backlog, LIMIT);
+        take(&backlog, &mut reader, LIMIT);
+        assert!(backlog.push(Notification::new("line")));
+        assert!(!backlog.push(Notification::new("line")));
+        backlog.leave(&lost);
+    }
 }
