@@ -146,7 +146,7 @@ impl<C: Check> Clients<C> {
     /// Has new clients take the place of those that have left.
     fn storm(&mut self, server: &Server, connections: usize) -> Result<Times> {
         self.connections.clear();
-        let (streams, times) = storm(server, connections, self.in_flight)?;
+        let (streams, times) = storm(server, connections, self.in_flight, self.deadline)?;
         self.faults.failed += connections - streams.len();
         for mut stream in streams {
             let token = Token(self.connections.len());

@@ -30,6 +30,7 @@ pub(crate) fn storm(
     server: &Server,
     connections: usize,
     in_flight: usize,
+    deadline: Instant,
 ) -> Result<(Vec<net::TcpStream>, Times)> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let begin = Instant::now();
@@ -37,7 +38,8 @@ pub(crate) fn storm(
     let shares = thread::scope(|scope| {
         let start = |thread| {
             let share = connections * (thread + 1) / threads - connections * thread / threads;
-            scope.spawn(move || connect_all(server.address, share, in_flight.div_ceil(threads)))
+            let in_flight = in_flight.div_ceil(threads);
+            scope.spawn(move || connect_all(server.address, share, in_flight, deadline))
         };
         let running: Vec<_> = (0..threads).map(start).collect();
         let ended = running
@@ -56,6 +58,7 @@ fn connect_all(
     server: SocketAddr,
     connections: usize,
     in_flight: usize,
+    deadline: Instant,
 ) -> Result<(Vec<net::TcpStream>, Duration)> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(in_flight);
@@ -71,6 +74,9 @@ fn connect_all(
             streams.push(Some(stream));
         }
         poll.poll(&mut events, Some(ANSWER))?;
+        if Instant::now() > deadline {
+            return Err(format!("the time is up after {done} of {connections} connections").into());
+        }
         if events.is_empty() {
             return Err("the server lets nobody in".into());
         }
