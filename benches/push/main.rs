@@ -70,7 +70,7 @@ struct Options {
 
     /// How many servers side by side share the connections: a process may not hold enough descriptors for all [default: 1]
     #[arg(long, value_name = "N", hide_default_value = true)]
-    #[arg(default_value = "1", default_value_if("million", IsPresent, "60"))]
+    #[arg(default_value = "1", default_value_if("million", IsPresent, "75"))]
     servers: NonZero<usize>,
 
     /// The --keepalive of wspush

@@ -51,9 +51,10 @@ pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()>
             (servers * connections * MEMORY) >> 20,
             meminfo("MemAvailable:")? >> 20,
         ),
+        // connect(2) takes every other port first, and searches all of these in vain each time once they are taken.
         (
             "ports for each server",
-            connections,
+            2 * connections,
             1 + ports[1] - ports[0],
         ),
         (
