@@ -173,6 +173,19 @@ async fn one_client_misbehaves_and_no_other_sees_it() {
     join!(misbehaviour, notifications);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_without_a_pause_does_not_keep_its_thread_from_the_others() {
+    let server = PipeServer::start(1.0, Config::default());
+    let mut flooding = server.connect(1024 * 1024).upgraded().await;
+    let mut other = server.connect(4096).upgraded().await;
+    flooding.write(frame(PING, "").repeat(10_000)).await;
+    other.send_frame(PING, "other").await;
+    assert_eq!(other.recv_frame().await, (PONG, b"other".to_vec()));
+    let mut pongs = vec![0; 20_000];
+    let size = flooding.stream.read(&mut pongs).await.unwrap();
+    assert!(size < 1000, "{size} bytes of pongs before the other's");
+}
+
 /// What stands in place of what in requests that try to write to the log.
 const FORGED: [(&str, &str); 5] = [
     ("GET /", "GET /\u{9b}x"),

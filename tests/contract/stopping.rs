@@ -82,6 +82,24 @@ async fn a_handshake_that_is_read_only_after_the_stop_is_dropped_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_is_being_refused_is_dropped_too() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let server = PipeServer::start(1.0, config);
+    let mut client = server.connect(4096).upgraded().await;
+    let mut refused = server.connect(4096);
+    refused.write("GET / HTTP/1.1\r\n").await;
+    yield_now().await;
+    let stop = Instant::now();
+    let closed = async move { client.expect_close(1001, "stop").await };
+    join!(server.shutdown(), closed);
+    assert_elapsed(stop, 0.0);
+    assert!(refused.stream.read_u8().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_not_ended_after_5_s_is_cut_and_the_others_are_not_waited_for_longer() {
     let server = PipeServer::start(1.0, Config::default());
     let mut stalled = server.connect(200).upgraded().await;
