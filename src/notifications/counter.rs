@@ -1,10 +1,17 @@
 //! Numbered notifications at an interval.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
 use super::{CloseFrame, Notification, Source};
+
+/// The most by which a notification may be late so that others are due at the same time: to wake the runtime's threads
+/// costs as much as to send some notifications.
+const MAX_SLACK: Duration = Duration::from_millis(2);
+
+/// Notifications are due at whole multiples of the slack since then.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// `Notification 1` at once, then `Notification k` (k−1) intervals after it.
 ///
@@ -42,7 +49,9 @@ impl Source for Notifications {
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
         // The first is due at once, and a timer would round that up to the next millisecond.
         if self.number > 1 {
-            sleep_until(self.due).await;
+            // A thousandth, as Linux allows select(2) and poll(2).
+            let slack = (self.interval / 1000).clamp(Duration::from_nanos(1), MAX_SLACK);
+            sleep_until(*EPOCH + round_up(self.due - *EPOCH, slack)).await;
         }
         let text = format!("Notification {}", self.number);
         self.number += 1;
@@ -51,10 +60,13 @@ impl Source for Notifications {
     }
 
     fn resume(&mut self) {
-        let late = Instant::now().saturating_duration_since(self.due);
-        let interval = self.interval.as_nanos();
-        let missed = late.as_nanos().div_ceil(interval) * interval;
-        // Nanoseconds in 64 bits are 584 years.
-        self.due += Duration::from_nanos(u64::try_from(missed).unwrap_or(u64::MAX));
+        self.due += round_up(Instant::now() - self.due, self.interval);
     }
+}
+
+fn round_up(time: Duration, step: Duration) -> Duration {
+    let step = step.as_nanos();
+    let rounded = time.as_nanos().div_ceil(step) * step;
+    // Nanoseconds in 64 bits are 584 years.
+    Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
