@@ -94,8 +94,8 @@ fn line(number: u64) -> String {
     };
     let letters = b"abcdefghijklmnopqrstuvwxyz";
     let letter = char::from(letters[usize::try_from(number % 26).unwrap_or(0)]);
-    let letters = (0..length).map(|_| letter);
-    format!("{number} ").chars().chain(letters).collect()
+    let length = usize::try_from(length).unwrap_or(0);
+    format!("{number} {}", letter.to_string().repeat(length))
 }
 
 /// One client, which connects again as often as its manners end its connection.

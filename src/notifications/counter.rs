@@ -6,11 +6,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{CloseFrame, Notification, Source};
 
-/// The most by which a notification may be late so that others are due at the same time: to wake the runtime's threads
-/// costs as much as to send some notifications.
+/// How long a notification may be put off, at most, so that one wake-up of the runtime's threads serves all that are due
+/// by then: a wake-up costs as much as some notifications.
 const MAX_SLACK: Duration = Duration::from_millis(2);
 
-/// Notifications are due at whole multiples of the slack since then.
+/// Since when whole multiples of the slack are counted, to which due times are rounded up.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// `Notification 1` at once, then `Notification k` (k−1) intervals after it.
