@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     handshake::{self, HandshakeError, Policy, Rejection, Request, Response},
-    io::{ActivityStream, LINGER_TIMEOUT, linger},
+    io::{ActivityStream, linger},
     notifications::Source,
     session::{CloseReason, Session, Shutdown, Socket},
 };
@@ -124,7 +124,7 @@ where
 
 async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &Response) {
     if response.send(stream).await.is_ok() {
-        linger(stream, LINGER_TIMEOUT).await;
+        linger(stream).await;
     }
 }
 

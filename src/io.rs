@@ -23,7 +23,7 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_SLICES: usize = 64;
 
 /// How long the peer may take to close its side: some round trips on a bad network.
-pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A stream that knows when a byte last came and when one last went: tungstenite reports whole messages only.
 #[derive(Debug)]
@@ -79,14 +79,14 @@ pub(crate) async fn write_all(
 ///
 /// A socket closed while bytes from the peer are unread answers with a reset, at which the peer may throw away
 /// what it was sent last (RFC 9112 §9.6, RFC 6455 §7.1.1).
-pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), limit: Duration) {
+pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let half_close_and_discard = async {
         if stream.shutdown().await.is_ok() {
             discard(stream).await;
         }
     };
     // The peer's time is up or it has closed: either way the connection is over.
-    let _ = timeout(limit, half_close_and_discard).await;
+    let _ = timeout(LINGER_TIMEOUT, half_close_and_discard).await;
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin)) {

@@ -184,7 +184,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         };
         // What fails here has no consequence: the connection is over.
         if sent.is_ok() && self.flush().await.is_ok() {
-            self.socket.linger(reason.linger_timeout()).await;
+            if reason.is_behind() {
+                self.socket.wait_for_close().await;
+            }
+            self.socket.linger().await;
         }
     }
 

@@ -24,7 +24,7 @@ use tokio::{
 
 pub use self::reader::InputEnd;
 use self::{
-    backlog::{Backlog, Cursor, LIMIT, Taken},
+    backlog::{Backlog, Cursor, Taken},
     reader::Reader,
 };
 use super::{CloseCode, CloseFrame, Notification, Source};
@@ -102,17 +102,19 @@ impl Lines {
 
 impl Shared {
     /// Publishes what is read. The queue fills and the producer waits as long as clients that read have not been sent what
-    /// was published before, and for [`PATIENCE`] for those that do not, once until all have caught up.
+    /// was published before, and for [`PATIENCE`] for those that do not, once until they have caught up.
     async fn publish_all(&self, mut queued: mpsc::Receiver<Notification>) {
         let mut batch = Vec::with_capacity(QUEUE);
-        let mut is_patient = true;
         while queued.recv_many(&mut batch, QUEUE).await > 0 {
             for line in batch.drain(..) {
-                if is_patient && self.backlog.len() == LIMIT {
+                if self.backlog.is_full() {
                     self.published.notify_waiters();
-                    is_patient = timeout(PATIENCE, self.backlog.emptied()).await.is_ok();
+                    let emptied = timeout(PATIENCE, self.backlog.emptied());
+                    if emptied.await.is_err() {
+                        self.backlog.give_up();
+                    }
                 }
-                is_patient |= self.backlog.push(line);
+                self.backlog.push(line);
             }
             self.published.notify_waiters();
             self.backlog.taken_by_readers().await;

@@ -1,14 +1,12 @@
 //! The ways a connection ends, and the close code of each (RFC 6455 §7.4.1).
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io};
 
 use tokio_tungstenite::tungstenite::{
     Error as WsError, Utf8Bytes,
     error::ProtocolError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
-
-use crate::io::{LINGER_TIMEOUT, WRITE_TIMEOUT};
 
 /// What a client is sent that has sent a binary message.
 pub(super) const NO_BINARY: &str = "server doesn't support binary messages";
@@ -41,13 +39,9 @@ impl CloseReason {
         by_server(CloseCode::Error, "internal error")
     }
 
-    /// How long the peer may take to close its side. One that has fallen behind has still to read what lies before its
-    /// Close frame, and a reset would lose that: it has as long as for any write.
-    pub(super) fn linger_timeout(&self) -> Duration {
-        match self {
-            Self::ByServer(frame) if frame.code == CloseCode::Again => WRITE_TIMEOUT,
-            _ => LINGER_TIMEOUT,
-        }
+    /// Whether the client has fallen behind, and so may have much to read before its Close frame.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(self, Self::ByServer(frame) if frame.code == CloseCode::Again)
     }
 
     /// Whether nobody may be left to read what the kernel still holds for the client.

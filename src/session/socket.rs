@@ -1,12 +1,12 @@
 //! The WebSocket under the session: messages in, messages and notifications out, each write in bounded time.
 
-use std::{task::Poll, time::Duration};
+use std::task::Poll;
 
 use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     task::coop::unconstrained,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -97,7 +97,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.0.get_ref().last_write()
     }
 
-    pub(super) async fn linger(&mut self, limit: Duration) {
-        linger(self.0.get_mut(), limit).await;
+    /// Half-closes, and waits until the client answers the Close frame, and so has read all before it. It has as long as for
+    /// any write: a reset would lose what it has not read yet.
+    pub(super) async fn wait_for_close(&mut self) {
+        let answered = async {
+            if self.0.get_mut().shutdown().await.is_ok() {
+                while self.recv().await.is_ok_and(|message| !message.is_close()) {}
+            }
+        };
+        let _ = timeout(WRITE_TIMEOUT, answered).await;
+    }
+
+    pub(super) async fn linger(&mut self) {
+        linger(self.0.get_mut()).await;
     }
 }

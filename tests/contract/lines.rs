@@ -304,6 +304,26 @@ async fn one_that_falls_more_than_4096_lines_behind_is_closed_with_1013_and_lose
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_closed_with_1013_has_a_minute_to_answer_and_then_2_s_to_close() {
+    for (answers, seconds) in [(true, 2.0), (false, 62.0)] {
+        let mut fixture = Fixture::start();
+        let (stream, ended) = fixture.pipes.connect(NARROW);
+        let mut stalled = raw_start(pipe_client(stream)).await;
+        let pace = pace();
+        fixture.write_pieces(0..10_000, usize::MAX).await;
+        drop(pace);
+        assert_run_and_1013(&mut stalled, 0, 10_000).await;
+        let told = Instant::now();
+        if answers {
+            stalled.send_frame(PONG, "").await;
+            stalled.send_frame(CLOSE, 1013_u16.to_be_bytes()).await;
+        }
+        ended.await.unwrap_err();
+        assert_elapsed(told, seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_reads_gets_every_line_of_a_burst_though_another_has_stalled() {
     for size in [NARROW, 4096, WIDE] {
         let mut fixture = Fixture::start();
@@ -356,6 +376,26 @@ async fn the_producer_waits_1_s_for_who_is_behind_and_not_again_before_all_have_
         assert_run_and_1013(&mut less_behind, first + 30, held_up + 1000).await;
         first = held_up + 1000;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_not_waited_for_in_vain_is_waited_for_though_others_were() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.client(NARROW).await;
+    let mut stalled = fixture.raw_client(NARROW).await;
+    fixture.write_lines(0..2000).await;
+    expect_lines(&mut client, 0..2000).await;
+    let mut less_behind = fixture.raw_client(NARROW).await;
+    let held_up = LIMIT + 50;
+    fixture.write_lines(2000..held_up).await;
+    expect_lines(&mut client, 2000..held_up).await;
+    // Now it pauses too, for less than a second.
+    let written = held_up + LIMIT + 50;
+    fixture.write_lines(held_up..written).await;
+    sleep(Duration::from_millis(900)).await;
+    expect_lines(&mut client, held_up..written).await;
+    assert_run_and_1013(&mut stalled, 0, written).await;
+    assert_run_and_1013(&mut less_behind, 2000, written).await;
 }
 
 #[tokio::test(start_paused = true)]

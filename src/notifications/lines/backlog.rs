@@ -33,6 +33,8 @@ struct State {
     readers_behind: usize,
     /// How many have lost lines.
     lost: usize,
+    /// How many lines had been published when those that were behind were last waited for in vain.
+    given_up: u64,
     has_ended: bool,
 }
 
@@ -67,22 +69,30 @@ impl Backlog {
         self.state.lock().unwrap()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lock().lines.len()
+    /// Whether the next line is to wait, since the oldest, which makes room for it, would be lost to a client that was not
+    /// given up.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.lock();
+        state.lines.len() == LIMIT && state.first >= state.given_up
     }
 
-    /// Publishes a line to the clients that there are. Returns whether all of them had taken what came before.
-    pub(super) fn push(&self, notification: Notification) -> bool {
+    /// Those that are behind are not waited for again before they have taken what is published by now.
+    pub(super) fn give_up(&self) {
+        let mut state = self.lock();
+        state.given_up = state.published();
+    }
+
+    /// Publishes a line to the clients that there are.
+    pub(super) fn push(&self, notification: Notification) {
         let state = &mut *self.lock();
         if state.lines.len() == LIMIT {
             state.lost += state.lines.pop_front().map_or(0, |line| line.next_of);
             state.first += 1;
             state.drop_taken();
         }
-        let had_taken_all = state.lines.is_empty();
-        if had_taken_all && state.at_end == 0 {
+        if state.lines.is_empty() && state.at_end == 0 {
             state.first += 1;
-            return true;
+            return;
         }
         state.lines.push_back(Line {
             notification,
@@ -90,7 +100,6 @@ impl Backlog {
         });
         state.readers_behind += state.readers_at_end;
         (state.at_end, state.readers_at_end) = (0, 0);
-        had_taken_all
     }
 
     /// No more lines will be published.
@@ -229,6 +238,10 @@ mod tests {
         }
     }
 
+    fn len(backlog: &Backlog) -> usize {
+        backlog.lock().lines.len()
+    }
+
     fn take(backlog: &Backlog, cursor: &mut Cursor, count: usize) {
         for _ in 0..count {
             assert!(matches!(backlog.take(cursor), Taken::Line(..)));
@@ -241,21 +254,21 @@ mod tests {
         let [mut fast, mut slow] = [backlog.join(), backlog.join()];
         push(&backlog, 100);
         take(&backlog, &mut fast, 100);
-        assert_eq!(backlog.len(), 100);
+        assert_eq!(len(&backlog), 100);
         take(&backlog, &mut slow, 60);
-        assert_eq!(backlog.len(), 40);
+        assert_eq!(len(&backlog), 40);
         backlog.leave(&slow);
-        assert_eq!(backlog.len(), 0);
+        assert_eq!(len(&backlog), 0);
         push(&backlog, 1);
         take(&backlog, &mut fast, 1);
-        assert_eq!(backlog.len(), 0);
+        assert_eq!(len(&backlog), 0);
     }
 
     #[test]
     fn with_nobody_there_nothing_is_kept() {
         let backlog = Backlog::default();
         push(&backlog, 10);
-        assert_eq!(backlog.len(), 0);
+        assert_eq!(len(&backlog), 0);
         let mut late = backlog.join();
         assert!(matches!(backlog.take(&mut late), Taken::Nothing));
     }
@@ -267,21 +280,32 @@ mod tests {
         push(&backlog, LIMIT);
         take(&backlog, &mut behind, 1);
         push(&backlog, 1);
-        assert_eq!(backlog.len(), LIMIT);
+        assert_eq!(len(&backlog), LIMIT);
         assert!(matches!(backlog.take(&mut further), Taken::Lost));
         take(&backlog, &mut behind, LIMIT);
-        assert_eq!(backlog.len(), 0);
+        assert_eq!(len(&backlog), 0);
         backlog.leave(&further);
     }
 
     #[test]
-    fn once_who_is_behind_is_lost_all_others_count_as_having_caught_up() {
+    fn only_who_is_given_up_loses_lines_without_being_waited_for() {
         let backlog = Backlog::default();
-        let [mut reader, lost] = [backlog.join(), backlog.join()];
-        push(&backlog, LIMIT);
+        let [mut reader, behind] = [backlog.join(), backlog.join()];
+        push(&backlog, 100);
+        let less_behind = backlog.join();
+        push(&backlog, LIMIT - 100);
+        assert!(backlog.is_full());
         take(&backlog, &mut reader, LIMIT);
-        assert!(backlog.push(Notification::new("line")));
-        assert!(!backlog.push(Notification::new("line")));
-        backlog.leave(&lost);
+        backlog.give_up();
+        for _ in 0..LIMIT {
+            assert!(!backlog.is_full());
+            push(&backlog, 1);
+        }
+        assert!(backlog.is_full(), "the reader is as far behind now");
+        take(&backlog, &mut reader, LIMIT);
+        assert!(!backlog.is_full());
+        for cursor in [reader, behind, less_behind] {
+            backlog.leave(&cursor);
+        }
     }
 }
