@@ -13,10 +13,11 @@ use tokio::{
     select,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_tungstenite::tungstenite::http::{StatusCode, header::ORIGIN};
 use tracing::info;
 
 use crate::{
-    handshake::{self, HandshakeError, Policy, Rejection, Request, Response},
+    handshake::{self, HandshakeError, Policy, Request, Response},
     io::{ActivityStream, linger},
     notifications::Source,
     session::{CloseReason, Session, Shutdown, Socket},
@@ -38,7 +39,7 @@ pub(crate) struct Context<F> {
 
 impl<F, N> Context<F>
 where
-    F: Fn(&Request<'_>) -> Result<N, Rejection>,
+    F: Fn(&Request, SocketAddr) -> Result<N, Response>,
     N: Source,
 {
     /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
@@ -81,26 +82,29 @@ where
             // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
             biased;
             () = self.shutdown.finishing.cancelled() => return None,
-            upgraded = handshake::upgrade(&mut stream, *peer, &self.policy, |request| self.accept(request)) => upgraded,
+            upgraded = handshake::upgrade(&mut stream, &self.policy, |request| self.accept(request, *peer)) => upgraded,
         };
         match upgraded {
-            Ok((origin, source)) => {
+            Ok((request, source)) => {
+                let origin = request.headers().get(ORIGIN).map(handshake::quote);
                 info!(%peer, origin = origin.map(tracing::field::display), "connected");
                 return Some((Socket::new(stream).await, source));
             }
             Err(HandshakeError::Answered(response)) => {
                 log(peer, &response);
-                answer(&mut stream, &response).await;
+                answer(&mut stream, response).await;
             }
             Err(HandshakeError::Disconnected) => {}
         }
         None
     }
 
-    fn accept(&self, request: &Request) -> Result<N, Response> {
-        let source = catch_unwind(AssertUnwindSafe(|| (self.new_source)(request)));
-        let source = source.map_err(|_| Response::internal_server_error())?;
-        Ok(source?)
+    fn accept(&self, request: &Request, peer: SocketAddr) -> Result<N, Response> {
+        let source = catch_unwind(AssertUnwindSafe(|| (self.new_source)(request, peer)));
+        source.unwrap_or_else(|_| {
+            let reason = "The server failed. Try again later.";
+            Err(handshake::refuse(StatusCode::INTERNAL_SERVER_ERROR, reason))
+        })
     }
 }
 
@@ -110,27 +114,28 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = ActivityStream::new(stream);
-    let request = handshake::discard_request(&mut stream, *peer);
+    let request = handshake::read_request(&mut stream);
     // A balancer's health check may close without a request.
     if let Ok(Err(HandshakeError::Disconnected)) = timeout(REFUSAL_DELAY, request).await {
         return;
     }
-    let response = Response::too_many_connections(limit);
-    answer(&mut stream, &response).await;
+    let reason = format!("All {limit} connections are in use. Try again soon.");
+    let response = handshake::refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
     if stream.has_received() {
         log(peer, &response);
     }
+    answer(&mut stream, response).await;
 }
 
-async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: &Response) {
-    if response.send(stream).await.is_ok() {
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: Response) {
+    if handshake::send(response, stream).await.is_ok() {
         linger(stream).await;
     }
 }
 
 /// The page leaves no line: health checks may ask for it every second.
 fn log(peer: &SocketAddr, response: &Response) {
-    if let Some(reason) = response.reason() {
-        info!(%peer, status = %response.status(), reason, "refused");
+    if !response.status().is_success() {
+        info!(%peer, status = response.status().as_u16(), reason = response.body(), "refused");
     }
 }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `server` | [`Server`]: listening, accepting, limits, the drain |
 //! | `connection` | one connection from its first byte to its last, and its log lines |
-//! | `handshake` | which [`Request`] is upgraded, and which gets another answer |
+//! | `handshake` | which request is upgraded, and which gets another answer |
 //! | `session` | the conversation: its `select!` loop, keepalive, close codes |
 //! | `notifications` | [`Source`]: what is pushed, and when: [`Notifications`] by a timer, [`Lines`] of an input |
 //! | `io` | the socket under both: activity, bounded writes, the lingering close |
@@ -23,7 +23,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let listeners = listen(&"127.0.0.1:0".parse()?).await?;
 //! let url = format!("ws://{}/", listeners[0].local_addr()?);
-//! let server = Server::start(listeners, Config::default(), |_request| {
+//! let server = Server::start(listeners, Config::default(), |_request, _peer| {
 //!     Ok(Notifications::every(Duration::from_secs(2)))
 //! });
 //!
@@ -47,8 +47,9 @@ mod notifications;
 mod server;
 mod session;
 
-pub use handshake::{AllowedHost, AllowedOrigin, Rejection, Request};
+pub use handshake::{AllowedHost, AllowedOrigin};
 pub use notifications::{
     CloseCode, CloseFrame, InputEnd, Lines, LinesSource, Notification, Notifications, Source,
 };
 pub use server::{Config, HostPort, Listener, Server, listen};
+pub use tokio_tungstenite::tungstenite::http;

@@ -100,11 +100,11 @@ fn start(
 ) -> io::Result<(Server, Option<JoinHandle<InputEnd>>)> {
     if options.stdin {
         let (lines, input) = Lines::read(io::stdin())?;
-        let server = Server::start(listeners, config, move |_| Ok(lines.source()));
+        let server = Server::start(listeners, config, move |_, _| Ok(lines.source()));
         return Ok((server, Some(input)));
     }
     let interval = options.interval;
-    let server = Server::start(listeners, config, move |_| {
+    let server = Server::start(listeners, config, move |_, _| {
         Ok(Notifications::every(interval))
     });
     Ok((server, None))

@@ -46,7 +46,7 @@ impl Notification {
 
 /// What is pushed to one client.
 ///
-/// It is made at the client's handshake, from its [`Request`](crate::Request), and dropped when its connection closes.
+/// It is made at the client's handshake, from its request, and dropped when its connection closes.
 /// No method may block its thread, which serves other clients too: use tokio's channels, timers and `spawn_blocking`.
 /// A panic closes the connection with 1011.
 ///

@@ -3,7 +3,7 @@
 mod accept;
 mod listen;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::info;
@@ -12,7 +12,7 @@ use self::accept::{Shared, accept_loop};
 pub use self::listen::{HostPort, Listener, listen};
 use crate::{
     connection::Context,
-    handshake::{AllowedHost, AllowedOrigin, Policy, Rejection, Request},
+    handshake::{AllowedHost, AllowedOrigin, Policy, Request, Response},
     notifications::Source,
     session::Shutdown,
 };
@@ -66,7 +66,7 @@ impl Server {
     pub fn start<L, F, N>(listeners: Vec<L>, config: Config, new_source: F) -> Self
     where
         L: Listener,
-        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
         N: Source,
     {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);

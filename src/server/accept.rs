@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::Listener;
 use crate::{
     connection::{Context, refuse},
-    handshake::{Rejection, Request},
+    handshake::{Request, Response},
     notifications::Source,
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Shared<F> {
 pub(super) async fn accept_loop<L, F, N>(mut listener: L, shared: Arc<Shared<F>>)
 where
     L: Listener,
-    F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+    F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
     N: Source,
 {
     let mut connections = JoinSet::new();
@@ -169,7 +169,7 @@ impl<F> Shared<F> {
         permit: Permit,
     ) where
         L: Listener,
-        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
         N: Source,
     {
         let shared = Arc::clone(self);

@@ -12,7 +12,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
-use wspush::{CloseFrame, Config, Listener, Notifications, Rejection, Request, Source, listen};
+use wspush::{
+    CloseFrame, Config, Listener, Notifications, Source,
+    http::{Request, Response},
+    listen,
+};
 
 use crate::model::frame as opcode;
 pub(crate) use crate::model::{
@@ -232,7 +236,7 @@ where
 {
     let (pipes, listener) = Pipes::new();
     let (stream, ended) = pipes.connect(size);
-    let server = wspush::Server::start(vec![listener], config, move |_| Ok(source()));
+    let server = wspush::Server::start(vec![listener], config, move |_, _| Ok(source()));
     let end = End {
         ended,
         _server: server,
@@ -282,7 +286,7 @@ impl PipeServer {
         let interval = Duration::from_secs_f64(interval);
         let (pipes, pipe_listener) = Pipes::new();
         let listeners = vec![listener(pipe_listener)];
-        let new_source = move |_: &Request<'_>| Ok(Notifications::every(interval));
+        let new_source = move |_: &Request<()>, _: SocketAddr| Ok(Notifications::every(interval));
         let server = wspush::Server::start(listeners, config, new_source);
         Self { pipes, server }
     }
@@ -309,12 +313,12 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(interval: f64, config: Config) -> Self {
         let interval = Duration::from_secs_f64(interval);
-        Self::start_with(config, move |_| Ok(Notifications::every(interval))).await
+        Self::start_with(config, move |_, _| Ok(Notifications::every(interval))).await
     }
 
     pub(crate) async fn start_with<F, N>(config: Config, new_source: F) -> Self
     where
-        F: Fn(&Request<'_>) -> Result<N, Rejection> + Send + Sync + 'static,
+        F: Fn(&Request<()>, SocketAddr) -> Result<N, Response<String>> + Send + Sync + 'static,
         N: Source,
     {
         let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();

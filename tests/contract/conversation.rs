@@ -345,7 +345,7 @@ impl Source for Slowed {
 async fn a_client_that_reads_500_bytes_a_second_is_slow_and_not_stalled() {
     let resumed = Arc::new(Notify::new());
     let noted = Arc::clone(&resumed);
-    let server = Server::start_with(Config::default(), move |_| {
+    let server = Server::start_with(Config::default(), move |_, _| {
         Ok(Slowed {
             notifications: Notifications::every(Duration::from_millis(1)),
             resumed: Arc::clone(&noted),

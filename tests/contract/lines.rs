@@ -123,7 +123,8 @@ impl Drop for AbortOnDropHandle {
 fn serve(input: impl Read + Send + 'static) -> (Pipes, wspush::Server, JoinHandle<InputEnd>) {
     let (lines, end) = Lines::read(input).unwrap();
     let (pipes, listener) = Pipes::new();
-    let new_source = move |_: &wspush::Request<'_>| Ok(lines.source());
+    let new_source =
+        move |_: &wspush::http::Request<()>, _: std::net::SocketAddr| Ok(lines.source());
     let server = wspush::Server::start(vec![listener], Config::default(), new_source);
     (pipes, server, end)
 }

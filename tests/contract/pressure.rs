@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
-use wspush::{CloseFrame, Config, Listener, Notification, Request, Source};
+use wspush::{CloseFrame, Config, Listener, Notification, Source, http::Request};
 
 /// The processor time that the program has taken, threads that have ended included.
 fn processor_time(program: &Program) -> Duration {
@@ -468,7 +468,7 @@ impl Source for Busy {
 async fn all_cores_serve_any_kind_of_load() {
     let threads = Arc::new(Mutex::new(HashSet::new()));
     let noted = Arc::clone(&threads);
-    let new_source = move |_: &Request<'_>| Ok(Busy(Arc::clone(&noted)));
+    let new_source = move |_: &Request<()>, _: SocketAddr| Ok(Busy(Arc::clone(&noted)));
     let server = Server::start_with(Config::default(), new_source).await;
     let mut clients = Vec::new();
     for _ in 0..8 {

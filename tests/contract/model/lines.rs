@@ -69,7 +69,7 @@ async fn receive(pieces: Vec<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
     let (mut producer, input) = input();
     let (lines, _end) = Lines::read(input).unwrap();
     let (pipes, listener) = Pipes::new();
-    let _server = Server::start(vec![listener], Config::default(), move |_| {
+    let _server = Server::start(vec![listener], Config::default(), move |_, _| {
         Ok(lines.source())
     });
     let (stream, _ended) = pipes.connect(64 * 1024);

@@ -114,7 +114,7 @@ impl Player {
         let (pipes, listener) = Pipes::new();
         let (stream, ended) = pipes.connect(script.pipe);
         let interval = script.interval;
-        let server = Server::start(vec![listener], script.config.clone(), move |_| {
+        let server = Server::start(vec![listener], script.config.clone(), move |_, _| {
             Ok(Notifications::every(interval))
         });
         Self {
