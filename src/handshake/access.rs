@@ -3,7 +3,7 @@
 
 use std::{net::Ipv6Addr, str::FromStr};
 
-use tokio_tungstenite::tungstenite::http::uri::Authority;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, uri::Authority};
 
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
@@ -28,8 +28,8 @@ impl Policy {
     }
 
     /// Whether a page of `origin` may talk to the server that it reached as `host`.
-    pub(super) fn allows_origin(&self, origin: &str, host: &Authority) -> bool {
-        let origin = normalize(origin);
+    pub(super) fn allows_origin(&self, origin: &HeaderValue, host: &Authority) -> bool {
+        let origin = normalize(&String::from_utf8_lossy(origin.as_bytes()));
         let mut allowed = self.allowed_origins.iter().map(|allowed| &*allowed.0);
         is_own(&origin, host) || allowed.any(|allowed| allowed == "*" || allowed == origin)
     }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn an_origin_is_the_servers_own_when_host_and_port_equal_host() {
         let own = |origin: &str, host: &str| {
-            Policy::default().allows_origin(origin, &host.parse().unwrap())
+            Policy::default().allows_origin(&origin.parse().unwrap(), &host.parse().unwrap())
         };
         for (origin, host) in [
             ("http://LocalHost:8080", "LOCALHOST:8080"),
