@@ -3,7 +3,6 @@
 mod limits;
 mod log;
 mod options;
-mod output;
 mod signals;
 
 use std::{
@@ -11,62 +10,57 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
 };
 
-use tokio::{net::TcpListener, runtime, select, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    select,
+    task::{JoinHandle, spawn_blocking},
+};
 use tracing::info;
 use wspush::{Config, InputEnd, Lines, Notifications, Server, listen};
 
-use crate::{limits::Limits, options::Options, output::Output, signals::Signals};
+use crate::{options::Options, signals::Signals};
 
 fn main() -> ExitCode {
-    let stderr = match Output::start(io::stderr()) {
-        Ok(output) => Arc::new(output),
-        Err(error) => {
-            let error = limits::too_few_threads(&error);
-            // Not eprintln!, which panics when standard error is broken.
-            let _ = writeln!(io::stderr(), "wspush: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    log::start(Arc::clone(&stderr));
+    if let Err(error) = log::start() {
+        let error = limits::too_few_threads(&error);
+        // Not eprintln!, which panics when standard error is broken.
+        let _ = writeln!(io::stderr(), "wspush: {error}");
+        return ExitCode::FAILURE;
+    }
     let status = match Options::parse() {
         Ok(options) => run(&options).unwrap_or_else(|error| {
             // One line, whatever the host's name holds.
             let error = error.to_string().replace(['\n', '\r'], " ");
-            stderr.print(&format_args!("wspush: {error}\n"));
+            log::print(format_args!("wspush: {error}\n"));
             ExitCode::FAILURE
         }),
         Err(error) if error.use_stderr() => {
-            stderr.print(&error.render());
+            log::print(error.render());
             ExitCode::from(2)
         }
         Err(help) => {
-            if let Ok(stdout) = Output::start(io::stdout()) {
-                stdout.print(&help.render());
-                stdout.flush();
-            }
+            // Whoever closed standard output does not want it.
+            let _ = help.print();
             ExitCode::SUCCESS
         }
     };
-    stderr.flush();
+    log::flush();
     status
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
-    let limits = Limits::raise()?;
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(limits.workers)
-        .enable_all()
-        .build()?;
-    let status = runtime.block_on(serve(options, &limits));
+    let connections = limits::raise()?;
+    let runtime = Runtime::new()?;
+    let status = runtime.block_on(serve(options, connections));
     // Dropping it would wait for a host that is still being resolved.
     runtime.shutdown_background();
     status
 }
 
-async fn serve(options: &Options, limits: &Limits) -> io::Result<ExitCode> {
+async fn serve(options: &Options, connections: usize) -> io::Result<ExitCode> {
     let mut signals = Signals::install()?;
     let listeners = select! {
         listeners = listen(&options.listen) => listeners?,
@@ -76,9 +70,9 @@ async fn serve(options: &Options, limits: &Limits) -> io::Result<ExitCode> {
         .iter()
         .map(TcpListener::local_addr)
         .collect::<io::Result<_>>()?;
-    let config = options.config(limits.connections);
+    let config = options.config(connections);
     let (mut server, input) = start(listeners, config, options)?;
-    announce(&addresses);
+    announce(addresses);
     select! {
         () = signals.recv() => {}
         end = ended(input) => select! {
@@ -133,12 +127,13 @@ fn input_status(end: io::Result<InputEnd>) -> io::Result<ExitCode> {
 }
 
 /// Prints the URL of each listener, for people and for programs that wait for it.
-fn announce(addresses: &[SocketAddr]) {
-    let stdout = Output::start(io::stdout());
-    for address in addresses {
+fn announce(addresses: Vec<SocketAddr>) {
+    for address in &addresses {
         info!(%address, "listening");
-        if let Ok(stdout) = &stdout {
-            stdout.print(&format_args!("ws://{address}/\n"));
-        }
     }
+    // In a thread of its own, which is not waited for: nobody may be reading it.
+    spawn_blocking(move || {
+        let mut urls = addresses.iter();
+        urls.try_for_each(|address| writeln!(io::stdout(), "ws://{address}/"))
+    });
 }

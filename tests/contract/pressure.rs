@@ -345,7 +345,9 @@ async fn log_lines_that_are_lost_are_counted_and_the_log_says_how_many() {
     while received + lost < LINES {
         let line = timeout(PATIENCE, lines.next_line()).await;
         let line = line.expect("some lines are not counted").unwrap().unwrap();
-        let number = line.split_once("lost=").map(|(_, number)| number.trim());
+        let number = line
+            .strip_prefix("wspush: ")
+            .and_then(|said| said.split(' ').next());
         lost += number.map_or(0, |number| number.parse().unwrap());
         received += u64::from(line.contains("received text"));
     }
