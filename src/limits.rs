@@ -3,8 +3,7 @@
 use std::{
     io,
     num::NonZero,
-    os::fd::AsFd,
-    sync::mpsc,
+    sync::Mutex,
     thread::{self, available_parallelism},
 };
 
@@ -17,86 +16,53 @@ const RESERVED_FDS: usize = 24;
 /// The least that is of use: one connection, and one that is refused meanwhile.
 const MIN_FDS: usize = RESERVED_FDS + 2;
 
-/// Threads beside one for each core: the main one, one each for the two standard streams, for resolving the host and for
-/// the input, with one to spare.
+/// Threads beside one for each core: the main one, one each for the log, for standard output, for resolving the host and
+/// for the input, with one to spare.
 const RESERVED_THREADS: usize = 6;
 
-/// Of these, the main one and that of standard error are there already.
-const STARTED_THREADS: usize = 2;
-
-/// What the program may use.
-#[derive(Debug)]
-pub(crate) struct Limits {
-    pub(crate) workers: usize,
-    /// How many connections there are descriptors for.
-    pub(crate) connections: usize,
+/// Raises the soft descriptor limit to the hard one. Returns how many connections there are descriptors for.
+///
+/// # Errors
+///
+/// When there are too few descriptors or threads, at which tokio would panic: the error says how many it takes.
+pub(crate) fn raise() -> io::Result<usize> {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!(%error, "can't raise the file-descriptor limit");
+    }
+    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if limit < MIN_FDS {
+        let reason = format!("starting takes {MIN_FDS} file descriptors, the limit is {limit}");
+        return Err(io::Error::other(reason));
+    }
+    try_threads().map_err(|error| too_few_threads(&error))?;
+    let spare = limit - RESERVED_FDS;
+    // The rest is for connections that are refused, of which there are up to 64 at once.
+    Ok(spare - (spare / 4).clamp(1, 64))
 }
 
-impl Limits {
-    /// Raises the soft descriptor limit to the hard one, and takes for a moment all that the program needs at its start:
-    /// tokio panics where it finds too little.
-    ///
-    /// # Errors
-    ///
-    /// When that is not to be had: the error says how much it takes.
-    pub(crate) fn raise() -> io::Result<Self> {
-        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-            warn!(%error, "can't raise the file-descriptor limit");
+/// Starts as many as the program needs beside those that it has, for a moment.
+fn try_threads() -> io::Result<()> {
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        let _closed = gate.lock();
+        // The main one and that of the log are there already.
+        for _ in 2..needed_threads() {
+            thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
         }
-        let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(0);
-        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        try_descriptors(descriptors)?;
-        try_threads().map_err(|error| too_few_threads(&error))?;
-        let spare = descriptors.saturating_sub(RESERVED_FDS);
-        // The rest is for connections that are refused, of which there are up to 64 at once.
-        let connections = spare - (spare / 4).clamp(1, 64);
-        Ok(Self {
-            workers: workers(),
-            connections,
-        })
-    }
+        Ok(())
+    })
 }
 
-fn try_descriptors(limit: usize) -> io::Result<()> {
-    let stdin = io::stdin();
-    let mut taken = Vec::new();
-    // The three standard streams are there.
-    for missing in (1..=MIN_FDS - 3).rev() {
-        let descriptor = stdin.as_fd().try_clone_to_owned();
-        taken.push(descriptor.map_err(|error| {
-            let needed = limit + missing;
-            let reason =
-                format!("starting takes {needed} file descriptors, the limit is {limit}: {error}");
-            io::Error::new(error.kind(), reason)
-        })?);
-    }
-    Ok(())
-}
-
-/// One for each core.
-fn workers() -> usize {
-    available_parallelism().map_or(1, NonZero::get)
+fn needed_threads() -> usize {
+    available_parallelism().map_or(1, NonZero::get) + RESERVED_THREADS
 }
 
 /// The error of a thread that can't be started, with how many it takes.
 pub(crate) fn too_few_threads(error: &io::Error) -> io::Error {
-    let needed = workers() + RESERVED_THREADS;
+    let needed = needed_threads();
     io::Error::new(
         error.kind(),
         format!("starting takes {needed} threads: {error}"),
     )
-}
-
-fn try_threads() -> io::Result<()> {
-    let mut threads = Vec::new();
-    for _ in STARTED_THREADS..workers() + RESERVED_THREADS {
-        let (end, ended) = mpsc::channel::<()>();
-        let thread = thread::Builder::new().spawn(move || ended.recv())?;
-        threads.push((end, thread));
-    }
-    for (end, thread) in threads {
-        drop(end);
-        let _ = thread.join();
-    }
-    Ok(())
 }
