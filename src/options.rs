@@ -1,20 +1,24 @@
 //! The command line, and the environment variables that stand in for it.
 
-use std::{env, num::NonZero, str::FromStr, time::Duration};
+use std::{env, str::FromStr, time::Duration};
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, error::ErrorKind, parser::ValueSource};
+use clap::{
+    Arg, CommandFactory, FromArgMatches, Parser,
+    builder::{BoolishValueParser, RangedU64ValueParser},
+    error::ErrorKind,
+    parser::ValueSource,
+};
 use tracing::warn;
 use wspush::{AllowedHost, AllowedOrigin, Config, HostPort};
 
 /// Pushes notifications over WebSocket to every client that says start
 #[derive(Clone, Debug, PartialEq, Parser)]
-#[command(version, next_line_help = true, after_long_help = AFTER_HELP)]
+#[command(version, allow_negative_numbers = true, next_line_help = true, after_long_help = AFTER_HELP)]
 pub(crate) struct Options {
     /// Where to listen: every address of HOST; port 0 lets the system pick
     #[arg(
         long,
         env = "WSPUSH_LISTEN",
-        hide_env_values = true,
         value_name = "HOST:PORT",
         default_value = "localhost:8080"
     )]
@@ -24,11 +28,9 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_INTERVAL",
-        hide_env_values = true,
         value_name = "SECONDS",
         default_value = "2",
-        value_parser = interval,
-        allow_hyphen_values = true
+        value_parser = |value: &str| seconds(value, 0.001)
     )]
     pub(crate) interval: Duration,
 
@@ -36,8 +38,7 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_STDIN",
-        hide_env_values = true,
-        value_parser = flag
+        value_parser = BoolishValueParser::new()
     )]
     pub(crate) stdin: bool,
 
@@ -47,11 +48,9 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_KEEPALIVE",
-        hide_env_values = true,
         value_name = "SECONDS",
         default_value = "20",
-        value_parser = keepalive,
-        allow_hyphen_values = true,
+        value_parser = |value: &str| seconds(value, 1.0),
         verbatim_doc_comment
     )]
     pub(crate) keepalive: Duration,
@@ -61,7 +60,6 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_ALLOW_ORIGIN",
-        hide_env_values = true,
         value_name = "ORIGIN",
         value_parser = list::<AllowedOrigin>,
         help_heading = "Access control",
@@ -76,7 +74,6 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_ALLOW_HOST",
-        hide_env_values = true,
         value_name = "NAME",
         value_parser = list::<AllowedHost>,
         help_heading = "Access control",
@@ -88,13 +85,11 @@ pub(crate) struct Options {
     #[arg(
         long,
         env = "WSPUSH_MAX_CONNECTIONS",
-        hide_env_values = true,
         value_name = "N",
-        value_parser = count,
-        allow_hyphen_values = true,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=u64::from(u32::MAX)),
         help_heading = "Access control"
     )]
-    max_connections: Option<NonZero<u32>>,
+    max_connections: Option<usize>,
 }
 
 impl Options {
@@ -102,7 +97,7 @@ impl Options {
     ///
     /// For a bad option, and for `--help` and `--version`: the error has the text and where it belongs.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let mut command = Self::command().mut_args(ignore_if_empty);
+        let mut command = Self::command().mut_args(from_env);
         let matches = command.try_get_matches_from_mut(env::args_os())?;
         // clap's conflicts_with counts values from the environment too, which are only defaults.
         let on_command_line = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -118,9 +113,7 @@ impl Options {
 
     /// What of them is for the server.
     pub(crate) fn config(&self, descriptors_for: usize) -> Config {
-        let max_connections = self.max_connections.map_or(descriptors_for, |max| {
-            usize::try_from(max.get()).unwrap_or(usize::MAX)
-        });
+        let max_connections = self.max_connections.unwrap_or(descriptors_for);
         if max_connections > descriptors_for {
             warn!(
                 max_connections,
@@ -137,7 +130,8 @@ impl Options {
 }
 
 /// An empty variable counts as unset: `${NAME:-}` in a compose file leaves one.
-fn ignore_if_empty(arg: Arg) -> Arg {
+fn from_env(arg: Arg) -> Arg {
+    let arg = arg.hide_env_values(true);
     let is_empty = |name| env::var_os(name).is_some_and(|value| value.is_empty());
     if arg.get_env().is_some_and(is_empty) {
         arg.env(None)
@@ -166,42 +160,16 @@ Then:
   websocat ws://localhost:8080/    and type: start
   http://localhost:8080/           in a browser is a client too";
 
-/// What stands in the environment for an option without a value.
-fn flag(value: &str) -> Result<bool, &'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok(true),
-        "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("expected true or false"),
-    }
+fn seconds(value: &str, least: f64) -> Result<Duration, String> {
+    let seconds = value.parse().ok();
+    seconds
+        .filter(|seconds| (least..=86400.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("expected a number of seconds from {least} to 86400"))
 }
 
-fn interval(value: &str) -> Result<Duration, &'static str> {
-    seconds(value, 0.001)
-        .ok_or("expected a number of seconds from 0.001 to 86400, for example 0.25")
-}
-
-fn keepalive(value: &str) -> Result<Duration, &'static str> {
-    seconds(value, 1.0).ok_or("expected a number of seconds from 1 to 86400, for example 20")
-}
-
-fn seconds(value: &str, least: f64) -> Option<Duration> {
-    let seconds: f64 = value.parse().ok()?;
-    (least..=86400.0)
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
-}
-
-fn count(value: &str) -> Result<NonZero<u32>, &'static str> {
-    value
-        .parse()
-        .map_err(|_| "expected a whole number from 1 to 4294967295, for example 10000")
-}
-
-/// Values with commas between. Empty ones are what a container leaves, but one alone is an error.
+/// Values with commas between. A comma at an end is what a container leaves.
 fn list<T: FromStr>(values: &str) -> Result<Vec<T>, T::Err> {
-    let mut parts: Vec<_> = values.split(',').map(str::trim).collect();
-    if values.contains(',') {
-        parts.retain(|part| !part.is_empty());
-    }
-    parts.into_iter().map(str::parse).collect()
+    let values = values.trim_matches([',', ' ']).split(',');
+    values.map(|value| value.trim().parse()).collect()
 }
