@@ -13,8 +13,8 @@ use tracing::warn;
 /// two listeners, resolving the host, with some to spare.
 const RESERVED_FDS: usize = 24;
 
-/// The least that is of use: one connection, and one that is refused meanwhile.
-const MIN_FDS: usize = RESERVED_FDS + 2;
+/// The least that is of use: a few connections, and some that are refused meanwhile.
+const MIN_FDS: usize = RESERVED_FDS + 8;
 
 /// Threads beside one for each core: the main one, one each for the log, for standard output, for resolving the host and
 /// for the input, with one to spare.

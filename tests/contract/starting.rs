@@ -521,7 +521,7 @@ const BAD_VALUES: [(&str, &[&str], &str); 7] = [
     ("keepalive", &["0", "0.999", "86401", "-1", "inf", "NaN", "20s"], "1 to 86400"),
     ("allow-origin", &["app.example", "https://a/", "https://", "https://*.example", "a.example,https://b"], "https://app.example"),
     ("allow-host", &["https://a.example", "a.example:80", "a/", "[::1]:80"], "push.example"),
-    ("max-connections", &["0", "-1", "many", "4294967296"], "for example 10000"),
+    ("max-connections", &["0", "-1", "many", "4294967296"], "--max-connections <N>"),
 ];
 
 #[tokio::test]
