@@ -93,7 +93,7 @@ fn start(
     options: &Options,
 ) -> io::Result<(Server, Option<JoinHandle<InputEnd>>)> {
     if options.stdin {
-        let (lines, input) = Lines::read(io::stdin())?;
+        let (lines, input) = Lines::read(io::stdin(), options.history)?;
         let server = Server::start(listeners, config, move |_, _| Ok(lines.source()));
         return Ok((server, Some(input)));
     }

@@ -42,6 +42,16 @@ pub(crate) struct Options {
     )]
     pub(crate) stdin: bool,
 
+    /// How many of the last lines a client is sent when it says start, up to 4096
+    #[arg(
+        long,
+        env = "WSPUSH_HISTORY",
+        value_name = "N",
+        default_value = "0",
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=4096)
+    )]
+    pub(crate) history: usize,
+
     /// Seconds of silence after which a client is sent a ping, from 1 to 86400;
     /// it has as long again to answer. Must be shorter than the idle timeout of
     /// any proxy

@@ -9,7 +9,7 @@ mod reader;
 use std::{
     io::{self, Read},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -24,7 +24,7 @@ use tokio::{
 
 pub use self::reader::InputEnd;
 use self::{
-    backlog::{Backlog, Cursor, Taken},
+    backlog::{Backlog, Lost, Place},
     reader::Reader,
 };
 use super::{CloseCode, CloseFrame, Notification, Source};
@@ -33,7 +33,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 /// How many lines may be read ahead of what is published: enough to seldom wait for the other side's wake-up.
 const QUEUE: usize = 64;
 
-/// How long the producer waits for clients that are [`LIMIT`] lines behind.
+/// How long the producer waits for clients that are [`LIMIT`](backlog::LIMIT) lines behind.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a signal may come after the end of the input. One that ends the producer along with the server, as Ctrl-C does
@@ -46,16 +46,20 @@ pub struct Lines(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    backlog: Backlog,
+    backlog: Mutex<Backlog>,
     /// How many notifications were read, published or not.
     read: AtomicU64,
-    /// Something was published, or the input has ended.
+    /// For clients: something was published, or the input has ended.
     published: Notify,
+    /// For the publisher: all clients that read have taken all.
+    taken: Notify,
 }
 
 impl Lines {
     /// Reads the input in a thread of its own. The task that is returned with the lines ends when the input has ended and
     /// all of it is published; clients may still have to take what is left.
+    ///
+    /// Clients are sent the last `history` lines at their `start`, up to 4,096.
     ///
     /// # Errors
     ///
@@ -64,11 +68,15 @@ impl Lines {
     /// # Panics
     ///
     /// When it is called outside of a tokio runtime.
-    pub fn read(input: impl Read + Send + 'static) -> io::Result<(Self, JoinHandle<InputEnd>)> {
+    pub fn read(
+        input: impl Read + Send + 'static,
+        history: usize,
+    ) -> io::Result<(Self, JoinHandle<InputEnd>)> {
         let shared = Arc::new(Shared {
-            backlog: Backlog::default(),
+            backlog: Mutex::new(Backlog::new(history)),
             read: AtomicU64::new(0),
             published: Notify::new(),
+            taken: Notify::new(),
         });
         let (queue, queued) = mpsc::channel(QUEUE);
         let counted = Arc::clone(&shared);
@@ -89,39 +97,59 @@ impl Lines {
         Ok((lines, publisher))
     }
 
-    /// What one client is pushed: the lines that are read from its `start` on.
+    /// What one client is pushed: the lines that are read from its `start` on, and the history before them.
     #[must_use]
     pub fn source(&self) -> LinesSource {
         LinesSource {
             shared: Arc::clone(&self.0),
-            cursor: None,
+            place: None,
             since: 0,
         }
     }
 }
 
 impl Shared {
+    fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        // Not poisoned: nothing panics under this lock.
+        self.backlog.lock().unwrap()
+    }
+
     /// Publishes what is read. The queue fills and the producer waits as long as clients that read have not been sent what
     /// was published before, and for [`PATIENCE`] for those that do not, once until they have caught up.
     async fn publish_all(&self, mut queued: mpsc::Receiver<Notification>) {
         let mut batch = Vec::with_capacity(QUEUE);
         while queued.recv_many(&mut batch, QUEUE).await > 0 {
             for line in batch.drain(..) {
-                if self.backlog.is_full() {
+                if self.backlog().is_full() {
                     self.published.notify_waiters();
-                    let emptied = timeout(PATIENCE, self.backlog.emptied());
-                    if emptied.await.is_err() {
-                        self.backlog.give_up();
+                    let taken = timeout(PATIENCE, self.until(Backlog::is_taken_by_all));
+                    if taken.await.is_err() {
+                        self.backlog().give_up();
                     }
                 }
-                self.backlog.push(line);
+                self.backlog().push(line);
             }
             self.published.notify_waiters();
-            self.backlog.taken_by_readers().await;
+            self.until(Backlog::is_taken_by_readers).await;
         }
         sleep(END_DELAY).await;
-        self.backlog.end();
+        self.backlog().has_ended = true;
         self.published.notify_waiters();
+    }
+
+    async fn until(&self, is_taken: impl Fn(&Backlog) -> bool) {
+        while !is_taken(&self.backlog()) {
+            self.taken.notified().await;
+        }
+    }
+
+    /// A client goes from one place to another, or comes, or leaves.
+    fn step(&self, backlog: &mut Backlog, place: &mut Option<Place>, to: Option<Place>) {
+        backlog.step(*place, to);
+        *place = to;
+        if backlog.is_taken_by_readers() {
+            self.taken.notify_one();
+        }
     }
 }
 
@@ -130,30 +158,51 @@ impl Shared {
 pub struct LinesSource {
     shared: Arc<Shared>,
     /// The client's place in the backlog, once it has said `start`.
-    cursor: Option<Cursor>,
-    /// How many notifications had been read before.
+    place: Option<Place>,
+    /// How many notifications had been read before those that it is sent.
     since: u64,
 }
 
 impl LinesSource {
-    fn take(&mut self) -> Taken {
-        let Some(cursor) = &mut self.cursor else {
-            return Taken::Nothing;
-        };
+    /// The next line, if there is one; the error is why there will be no more.
+    fn take(&mut self) -> Option<Result<Notification, CloseFrame>> {
+        let mut backlog = self.shared.backlog();
         loop {
-            match self.shared.backlog.take(cursor) {
-                // Read before the client's `start`, though published after it.
-                Taken::Line(index, _) if index < self.since => {}
-                taken => return taken,
+            let place = self.place?;
+            let line = match backlog.get(place) {
+                Ok(Some(line)) => line.clone(),
+                Ok(None) if backlog.has_ended => {
+                    return Some(Err(close(CloseCode::Normal, "the input has ended")));
+                }
+                Ok(None) => return None,
+                Err(Lost) => {
+                    let reason = "fell more than 4096 lines behind, some were lost";
+                    return Some(Err(close(CloseCode::Again, reason)));
+                }
+            };
+            let to = Some(place.after_next());
+            self.shared.step(&mut backlog, &mut self.place, to);
+            // The others were read before the client's `start`, though published after it.
+            if place.next >= self.since {
+                return Some(Ok(line));
             }
         }
+    }
+
+    fn set_paused(&mut self, is_paused: bool) {
+        let to = self.place.map(|place| Place { is_paused, ..place });
+        let backlog = &mut self.shared.backlog();
+        self.shared.step(backlog, &mut self.place, to);
     }
 }
 
 impl Source for LinesSource {
     fn start(&mut self) {
-        self.cursor = Some(self.shared.backlog.join());
-        self.since = self.shared.read.load(Ordering::Relaxed);
+        let backlog = &mut self.shared.backlog();
+        let read = self.shared.read.load(Ordering::Relaxed);
+        self.since = read.saturating_sub(backlog.history as u64);
+        let start = Some(backlog.start());
+        self.shared.step(backlog, &mut self.place, start);
     }
 
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
@@ -162,42 +211,29 @@ impl Source for LinesSource {
             // Before looking, so that what is published meanwhile is not missed.
             let published = shared.published.notified();
             match self.take() {
-                Taken::Line(_, line) => return Ok(line),
-                Taken::Nothing => published.await,
-                Taken::Ended => return Err(close(CloseCode::Normal, "the input has ended")),
-                Taken::Lost => {
-                    let reason = "fell more than 4096 lines behind, some were lost";
-                    return Err(close(CloseCode::Again, reason));
-                }
+                Some(taken) => return taken,
+                None => published.await,
             }
         }
     }
 
     fn try_next(&mut self) -> Option<Notification> {
-        match self.take() {
-            Taken::Line(_, line) => Some(line),
-            _ => None,
-        }
+        self.take().and_then(Result::ok)
     }
 
     fn pause(&mut self) {
-        if let Some(cursor) = &mut self.cursor {
-            self.shared.backlog.pause(cursor);
-        }
+        self.set_paused(true);
     }
 
     fn resume(&mut self) {
-        if let Some(cursor) = &mut self.cursor {
-            self.shared.backlog.resume(cursor);
-        }
+        self.set_paused(false);
     }
 }
 
 impl Drop for LinesSource {
     fn drop(&mut self) {
-        if let Some(cursor) = &self.cursor {
-            self.shared.backlog.leave(cursor);
-        }
+        let backlog = &mut self.shared.backlog();
+        self.shared.step(backlog, &mut self.place, None);
     }
 }
 

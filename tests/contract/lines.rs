@@ -121,7 +121,7 @@ impl Drop for AbortOnDropHandle {
 }
 
 fn serve(input: impl Read + Send + 'static) -> (Pipes, wspush::Server, JoinHandle<InputEnd>) {
-    let (lines, end) = Lines::read(input).unwrap();
+    let (lines, end) = Lines::read(input, 0).unwrap();
     let (pipes, listener) = Pipes::new();
     let new_source =
         move |_: &wspush::http::Request<()>, _: std::net::SocketAddr| Ok(lines.source());
@@ -479,7 +479,7 @@ async fn a_read_that_is_interrupted_or_would_block_is_tried_again_and_any_other_
         Ok(b"o\nthr"),
         Err(ErrorKind::Other),
     ]);
-    let (_lines, end) = Lines::read(input).unwrap();
+    let (_lines, end) = Lines::read(input, 0).unwrap();
     let end = end.await.unwrap();
     assert_eq!(end.lines, 2);
     assert_eq!(end.error.unwrap().kind(), ErrorKind::Other);

@@ -67,7 +67,7 @@ pub(crate) fn check_lines(pieces: Vec<Vec<u8>>) {
 
 async fn receive(pieces: Vec<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
     let (mut producer, input) = input();
-    let (lines, _end) = Lines::read(input).unwrap();
+    let (lines, _end) = Lines::read(input, 0).unwrap();
     let (pipes, listener) = Pipes::new();
     let _server = Server::start(vec![listener], Config::default(), move |_, _| {
         Ok(lines.source())
