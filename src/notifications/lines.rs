@@ -25,7 +25,7 @@ use tokio::{
 pub use self::reader::InputEnd;
 use self::{
     backlog::{Backlog, Lost, Place},
-    reader::Reader,
+    reader::read_lines,
 };
 use super::{CloseCode, CloseFrame, Notification, Source};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -81,7 +81,7 @@ impl Lines {
         let (queue, queued) = mpsc::channel(QUEUE);
         let counted = Arc::clone(&shared);
         let reader = thread::Builder::new().name("input".into()).spawn(move || {
-            Reader::new(input).run(|line| {
+            read_lines(input, |line| {
                 counted.read.fetch_add(1, Ordering::Relaxed);
                 // Fails when the server has stopped.
                 queue.blocking_send(line).is_ok()

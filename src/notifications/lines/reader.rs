@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    io::{self, ErrorKind, Read},
+    io::{self, BufRead, BufReader, ErrorKind, Read},
     thread,
     time::{Duration, Instant},
 };
@@ -41,91 +41,65 @@ impl InputEnd {
     }
 }
 
-pub(super) struct Reader<R> {
-    input: R,
-    /// The start of the line that is being read, with one byte over the limit to know that it is longer.
-    line: Vec<u8>,
-    /// How long that line is so far.
-    length: u64,
-    lines: u64,
-    faults: Faults,
+/// An input that may be set not to block.
+struct Patient<R>(R);
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
+                result => return result,
+            }
+        }
+    }
 }
 
-impl<R: Read> Reader<R> {
-    pub(super) fn new(input: R) -> Self {
-        Self {
-            input,
-            line: Vec::new(),
-            length: 0,
-            lines: 0,
-            faults: Faults::default(),
-        }
-    }
+/// Reads until the input ends, or until `push` returns that nobody wants more.
+pub(super) fn read_lines(input: impl Read, push: impl FnMut(Notification) -> bool) -> InputEnd {
+    info!("reading lines");
+    let mut lines = 0;
+    let mut faults = Faults::default();
+    let error = read_all(input, push, &mut lines, &mut faults).err();
+    // Faults since the last warning, so that there is no second one within its minute.
+    let Faults { cut, not_utf8, .. } = faults;
+    let error_shown = error.as_ref().map(tracing::field::display);
+    info!(lines, cut, not_utf8, error = error_shown, "input ended");
+    InputEnd { lines, error }
+}
 
-    /// Reads until the input ends, or until `push` returns that nobody wants more.
-    pub(super) fn run(mut self, mut push: impl FnMut(Notification) -> bool) -> InputEnd {
-        info!("reading lines");
-        let error = self.read_all(&mut push).err();
-        let lines = self.lines;
-        // Faults since the last warning, so that there is no second one within its minute.
-        let Faults { cut, not_utf8, .. } = self.faults;
-        let error_shown = error.as_ref().map(tracing::field::display);
-        info!(lines, cut, not_utf8, error = error_shown, "input ended");
-        InputEnd { lines, error }
-    }
-
-    fn read_all(&mut self, push: &mut impl FnMut(Notification) -> bool) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            let mut rest = match self.input.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(size) => &chunk[..size],
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    thread::sleep(RETRY_DELAY);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-                self.append(&rest[..end]);
-                if self.length == self.line.len() as u64 && self.line.ends_with(b"\r") {
-                    self.line.pop();
-                }
-                if !self.end_line(push) {
-                    return Ok(());
-                }
-                rest = &rest[end + 1..];
+fn read_all(
+    input: impl Read,
+    mut push: impl FnMut(Notification) -> bool,
+    lines: &mut u64,
+    faults: &mut Faults,
+) -> io::Result<()> {
+    let mut input = BufReader::with_capacity(CHUNK, Patient(input));
+    let mut line = Vec::new();
+    // With its line break, and a byte over the limit to know that it is longer.
+    let most = LINE_LIMIT as u64 + 2;
+    while input.by_ref().take(most).read_until(b'\n', &mut line)? > 0 {
+        if line.ends_with(b"\n") {
+            line.pop();
+            if line.ends_with(b"\r") {
+                line.pop();
             }
-            self.append(rest);
+        } else if line.len() > LINE_LIMIT {
+            input.skip_until(b'\n')?;
         }
-        // What is left counts as a line without its line break.
-        if self.length > 0 {
-            self.end_line(push);
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        let room = LINE_LIMIT + 1 - self.line.len();
-        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        self.length += bytes.len() as u64;
-    }
-
-    /// Pushes the line, unless it is empty. Returns whether more is wanted.
-    fn end_line(&mut self, push: &mut impl FnMut(Notification) -> bool) -> bool {
-        let is_cut = self.line.len() > LINE_LIMIT;
+        let is_cut = line.len() > LINE_LIMIT;
         if is_cut {
-            cut(&mut self.line);
+            cut(&mut line);
         }
-        let text = String::from_utf8_lossy(&self.line);
-        self.faults.count(is_cut, matches!(text, Cow::Owned(_)));
-        let is_wanted = text.is_empty() || push(Notification::new(&text));
-        self.lines += 1;
-        self.length = 0;
-        self.line.clear();
-        is_wanted
+        let text = String::from_utf8_lossy(&line);
+        faults.count(is_cut, matches!(text, Cow::Owned(_)));
+        *lines += 1;
+        if !text.is_empty() && !push(Notification::new(&text)) {
+            break;
+        }
+        line.clear();
     }
+    Ok(())
 }
 
 /// Leaves the whole characters within the limit.
