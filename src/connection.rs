@@ -61,10 +61,11 @@ where
             Ok(Err(reason)) => reason,
             Err(_) => CloseReason::panic(),
         };
+        let notifications = session.pushed;
         Box::pin(session.close(&reason)).await;
         let seconds = connected.elapsed().as_secs();
         // As a string, which the log quotes and escapes.
-        info!(peer = %session.peer, reason = reason.to_string(), notifications = session.pushed, seconds, "disconnected");
+        info!(%peer, reason = reason.to_string(), notifications, seconds, "disconnected");
         reason.is_timeout()
     }
 

@@ -1,16 +1,14 @@
 //! The socket under the handshake and the session: when bytes last came and went, bounded writes, the lingering close.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
-    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::{Instant, timeout},
 };
 use tokio_tungstenite::tungstenite::Bytes;
@@ -82,26 +80,11 @@ pub(crate) async fn write_all(
 pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let half_close_and_discard = async {
         if stream.shutdown().await.is_ok() {
-            discard(stream).await;
+            while matches!(stream.read(&mut [0; 512]).await, Ok(1..)) {}
         }
     };
     // The peer's time is up or it has closed: either way the connection is over.
     let _ = timeout(LINGER_TIMEOUT, half_close_and_discard).await;
-}
-
-async fn discard(stream: &mut (impl AsyncRead + Unpin)) {
-    poll_fn(|cx| {
-        loop {
-            // On the stack, so that it takes no memory while nothing comes.
-            let mut scratch = [MaybeUninit::uninit(); 4096];
-            let mut scratch = ReadBuf::uninit(&mut scratch);
-            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut scratch));
-            if read.is_err() || scratch.filled().is_empty() {
-                return Poll::Ready(());
-            }
-        }
-    })
-    .await;
 }
 
 impl<S: AsyncWrite + Unpin> ActivityStream<S> {

@@ -7,13 +7,12 @@ mod socket;
 
 use std::{
     convert::Infallible,
-    future::Future,
     net::SocketAddr,
     pin::{Pin, pin},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::OptionFuture};
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -29,7 +28,7 @@ use self::{
     close::NO_BINARY,
     keepalive::{Keepalive, Verdict},
 };
-use crate::notifications::{CloseFrame, Notification, Source};
+use crate::notifications::{Notification, Source};
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
@@ -49,13 +48,13 @@ pub(crate) struct Shutdown {
 /// One client's conversation, from the end of its handshake to the last that it is sent.
 pub(crate) struct Session<'a, S, N> {
     socket: Socket<S>,
-    pub(crate) peer: &'a SocketAddr,
+    peer: &'a SocketAddr,
     shutdown: &'a Shutdown,
     keepalive: Keepalive<'a>,
     /// When to check on the client.
     timer: Pin<&'a mut Sleep>,
-    /// Where notifications come from, until the connection closes.
-    source: Option<N>,
+    /// Where notifications come from.
+    source: N,
     has_started: bool,
     /// How many notifications were sent.
     pub(crate) pushed: u64,
@@ -76,7 +75,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             shutdown,
             keepalive: Keepalive::new(keepalive),
             timer,
-            source: Some(source),
+            source,
             has_started: false,
             pushed: 0,
         }
@@ -89,7 +88,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         self.check_keepalive()?;
         loop {
             select! {
-                Some(notification) = next(&mut self.source, self.has_started) => self.push(notification?),
+                notification = self.source.next(), if self.has_started => self.push(notification?),
                 message = self.socket.recv() => self.on_message(message?)?,
                 () = self.timer.as_mut() => self.check_keepalive()?,
                 () = &mut stopping => {
@@ -112,8 +111,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         while let Some(notification) = next {
             size += self.socket.push(notification);
             self.pushed += 1;
-            let source = self.source.as_mut().filter(|_| size < BATCH_LIMIT);
-            next = source.and_then(Source::try_next);
+            next = if size < BATCH_LIMIT {
+                self.source.try_next()
+            } else {
+                None
+            };
         }
     }
 
@@ -139,9 +141,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
             return self.socket.send(Message::text(WRONG_WORD));
         }
         self.has_started = true;
-        if let Some(source) = &mut self.source {
-            source.start();
-        }
+        self.source.start();
         Ok(())
     }
 
@@ -165,29 +165,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         message.map_or(Ok(()), |message| self.on_message(message?))
     }
 
-    /// The source of a client that has said `start`.
-    fn started_source(&mut self) -> Option<&mut N> {
-        self.source.as_mut().filter(|_| self.has_started)
-    }
-
     /// Sends the client the reason, if it is still there, and lets it close too.
-    pub(crate) async fn close(&mut self, reason: &CloseReason) {
+    pub(crate) async fn close(self, reason: &CloseReason) {
+        let mut socket = self.socket;
         // Others are not to wait for what this client takes no more.
-        self.source = None;
+        drop(self.source);
         let sent = match reason {
             CloseReason::Disconnected(_) | CloseReason::PingTimeout | CloseReason::WriteTimeout => {
                 return;
             }
             // tungstenite has answered already.
             CloseReason::ByClient(_) => Ok(()),
-            CloseReason::ByServer(frame) => self.socket.send(Message::Close(Some(frame.clone()))),
+            CloseReason::ByServer(frame) => socket.send(Message::Close(Some(frame.clone()))),
         };
         // What fails here has no consequence: the connection is over.
-        if sent.is_ok() && self.flush().await.is_ok() {
+        if sent.is_ok() && socket.flush().await.is_ok() {
             if reason.is_behind() {
-                self.socket.wait_for_close().await;
+                socket.wait_for_close().await;
             }
-            self.socket.linger().await;
+            socket.linger().await;
         }
     }
 
@@ -196,27 +192,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         if self.socket.try_flush().await? {
             return Ok(());
         }
-        if let Some(source) = self.started_source() {
-            source.pause();
-        }
         let paused = Instant::now();
+        if self.has_started {
+            self.source.pause();
+        }
         // In a box, to take no memory while the client reads.
         Box::pin(self.socket.flush()).await?;
-        if let Some(source) = self.started_source() {
-            source.resume();
+        if self.has_started {
+            self.source.resume();
         }
         // A client was not silent while nobody listened.
         let due = self.timer.deadline() + paused.elapsed();
         self.timer.as_mut().reset(due);
         Ok(())
     }
-}
-
-/// The next notification; none comes before `start`.
-fn next<N: Source>(
-    source: &mut Option<N>,
-    has_started: bool,
-) -> OptionFuture<impl Future<Output = Result<Notification, CloseFrame>>> {
-    let source = source.as_mut().filter(|_| has_started);
-    source.map(Source::next).into()
 }

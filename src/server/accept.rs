@@ -1,13 +1,6 @@
 //! Accepting connections: serving as many as there may be, refusing the others, surviving what fails.
 
-use std::{
-    future::pending,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     select,
@@ -30,7 +23,7 @@ const MAX_REFUSALS: usize = 64;
 /// How long to wait after an accept for which there was no descriptor or no memory: until one may be free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// After this long without a failed accept, the same error is logged again.
+/// After this long without a failed accept, one is logged again.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What all accept loops and connections share.
@@ -40,7 +33,6 @@ pub(super) struct Shared<F> {
     max_connections: usize,
     connection_permits: Arc<Semaphore>,
     refusal_permits: Arc<Semaphore>,
-    errors: Mutex<AcceptErrors>,
 }
 
 /// Accepts connections until the server stops, then waits for those that it has accepted.
@@ -51,6 +43,7 @@ where
     N: Source,
 {
     let mut connections = JoinSet::new();
+    let mut last_error: Option<Instant> = None;
     let mut stopping = pin!(shared.context.shutdown.finishing.cancelled());
     loop {
         let accepted = select! {
@@ -70,7 +63,11 @@ where
                 debug!(%error, "connection aborted before it was accepted");
             }
             Err(error) => {
-                shared.report(&error);
+                // It may come ten times a second, as long as descriptors are short.
+                if last_error.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                    warn!(%error, "can't accept connections, still trying");
+                }
+                last_error = Some(Instant::now());
                 select! {
                     () = &mut stopping => break,
                     () = sleep(ACCEPT_PAUSE) => {}
@@ -84,36 +81,11 @@ where
 
 /// Errors of the one connection that was to be accepted, not of the listener (accept(2)).
 fn is_of_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
-        NetworkDown, NetworkUnreachable, TimedOut,
-    };
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
-        ConnectionAborted
-            | ConnectionRefused
-            | ConnectionReset
-            | HostUnreachable
-            | Interrupted
-            | NetworkDown
-            | NetworkUnreachable
-            | TimedOut
-    ) || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::EPERM))
-}
-
-/// Rate-limits accept errors, which come ten times a second as long as descriptors are short.
-#[derive(Debug, Default)]
-struct AcceptErrors {
-    /// The number of the last one, and when it came.
-    last: Option<(Option<i32>, Instant)>,
-}
-
-impl AcceptErrors {
-    fn should_log(&mut self, error: Option<i32>) -> bool {
-        let now = Instant::now();
-        let last = self.last.replace((error, now));
-        last.is_none_or(|(last_error, last)| error != last_error || now >= last + LOG_INTERVAL)
-    }
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 /// What a connection is accepted for.
@@ -130,20 +102,11 @@ impl<F> Shared<F> {
             max_connections,
             connection_permits: Arc::new(Semaphore::new(max_connections)),
             refusal_permits: Arc::new(Semaphore::new(MAX_REFUSALS)),
-            errors: Mutex::default(),
         }
     }
 
     pub(super) fn connection_permits(&self) -> &Arc<Semaphore> {
         &self.connection_permits
-    }
-
-    fn report(&self, error: &io::Error) {
-        // Not poisoned: nothing panics under this lock.
-        let mut errors = self.errors.lock().unwrap();
-        if errors.should_log(error.raw_os_error()) {
-            warn!(%error, "can't accept connections, still trying");
-        }
     }
 
     /// Takes one of the connections that there may be, or else refuses it. When as many are being refused as there may be,
@@ -190,23 +153,5 @@ impl<F> Shared<F> {
                 drop(permit);
             }),
         };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_same_accept_error_is_logged_again_only_after_a_minute_without_one() {
-        let mut errors = AcceptErrors::default();
-        assert!(errors.should_log(Some(libc::EMFILE)));
-        assert!(errors.should_log(Some(libc::ENOMEM)));
-        for (wait, logged) in [(0, false), (59, false), (59, false), (60, true), (90, true)] {
-            advance(Duration::from_secs(wait)).await;
-            assert_eq!(errors.should_log(Some(libc::ENOMEM)), logged, "{wait}");
-        }
     }
 }

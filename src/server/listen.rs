@@ -1,19 +1,14 @@
 //! Listening on every address of a host, with what the connections inherit.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    future::Future,
-    io,
-    net::{Ipv6Addr, SocketAddr},
-    str::FromStr,
-};
+use std::{collections::BTreeSet, fmt, future::Future, io, net::SocketAddr, str::FromStr};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
 };
 use tracing::info;
+
+use crate::handshake::parse_host;
 
 /// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
 /// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
@@ -78,25 +73,12 @@ impl FromStr for HostPort {
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected HOST:PORT, for example localhost:8080, 0.0.0.0:80 or [::1]:8080";
-        let (host, port) = value.rsplit_once(':').ok_or(EXPECTED)?;
-        let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').filter(|address| is_ipv6(address)),
-            None => Some(host).filter(|host| !host.is_empty() && !host.contains([':', ']'])),
-        };
-        let port = Some(port).filter(|port| !port.starts_with('+'));
+        let authority = parse_host(value.as_bytes()).ok_or(EXPECTED)?;
         Ok(Self {
-            host: host.ok_or(EXPECTED)?.to_owned(),
-            port: port
-                .and_then(|port| port.parse().ok())
-                .ok_or("the port must be a number from 0 to 65535, for example localhost:8080")?,
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().ok_or(EXPECTED)?,
         })
     }
-}
-
-/// An IPv6 address, with its zone or without (`fe80::1%eth0`).
-fn is_ipv6(address: &str) -> bool {
-    let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
-    address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Listens on every address that the host resolves to. An address that this machine does not have is skipped.
