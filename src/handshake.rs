@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{
 
 pub use self::access::{AllowedHost, AllowedOrigin};
 pub(crate) use self::{
-    access::{Policy, parse_host},
+    access::Policy,
     response::{Response, quote, refuse, send},
 };
 use crate::io::{ActivityStream, write_all};

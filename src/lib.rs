@@ -21,7 +21,7 @@
 //! use wspush::{Config, Notifications, Server, listen};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let listeners = listen(&"127.0.0.1:0".parse()?).await?;
+//! let listeners = listen("127.0.0.1:0").await?;
 //! let url = format!("ws://{}/", listeners[0].local_addr()?);
 //! let server = Server::start(listeners, Config::default(), |_request, _peer| {
 //!     Ok(Notifications::every(Duration::from_secs(2)))
@@ -51,5 +51,5 @@ pub use handshake::{AllowedHost, AllowedOrigin};
 pub use notifications::{
     CloseCode, CloseFrame, InputEnd, Lines, LinesSource, Notification, Notifications, Source,
 };
-pub use server::{Config, HostPort, Listener, Server, listen};
+pub use server::{Config, Listener, Server, listen};
 pub use tokio_tungstenite::tungstenite::http;

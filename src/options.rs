@@ -1,6 +1,6 @@
 //! The command line, and the environment variables that stand in for it.
 
-use std::{env, str::FromStr, time::Duration};
+use std::{env, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{
     Arg, CommandFactory, FromArgMatches, Parser,
@@ -9,7 +9,7 @@ use clap::{
     parser::ValueSource,
 };
 use tracing::warn;
-use wspush::{AllowedHost, AllowedOrigin, Config, HostPort};
+use wspush::{AllowedHost, AllowedOrigin, Config};
 
 /// Pushes notifications over WebSocket to every client that says start
 #[derive(Clone, Debug, PartialEq, Parser)]
@@ -20,9 +20,10 @@ pub(crate) struct Options {
         long,
         env = "WSPUSH_LISTEN",
         value_name = "HOST:PORT",
-        default_value = "localhost:8080"
+        default_value = "localhost:8080",
+        value_parser = host_port
     )]
-    pub(crate) listen: HostPort,
+    pub(crate) listen: String,
 
     /// Seconds between notifications, from 0.001 to 86400
     #[arg(
@@ -169,6 +170,18 @@ Examples:
 Then:
   websocat ws://localhost:8080/    and type: start
   http://localhost:8080/           in a browser is a client too";
+
+/// A name is looked up only when the program listens.
+fn host_port(value: &str) -> Result<String, &'static str> {
+    let is_address = value.parse::<SocketAddr>().is_ok();
+    let is_name = value.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_port = port.parse::<u16>().is_ok() && !port.starts_with('+');
+        is_port && !host.is_empty() && !host.contains([':', '[', ']'])
+    });
+    (is_address || is_name)
+        .then(|| value.into())
+        .ok_or("expected HOST:PORT, for example localhost:8080, 0.0.0.0:80 or [::1]:8080")
+}
 
 fn seconds(value: &str, least: f64) -> Result<Duration, String> {
     let seconds = value.parse().ok();

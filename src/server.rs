@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::info;
 
 use self::accept::{Shared, accept_loop};
-pub use self::listen::{HostPort, Listener, listen};
+pub use self::listen::{Listener, listen};
 use crate::{
     connection::Context,
     handshake::{AllowedHost, AllowedOrigin, Policy, Request, Response},

@@ -19,7 +19,7 @@ use mio::{
 };
 use tokio::runtime::Builder;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use wspush::{HostPort, listen};
+use wspush::listen;
 
 use self::{counter::Counter, lines::Lines};
 use crate::Result;
@@ -28,7 +28,7 @@ use crate::Result;
 #[derive(Args)]
 pub(crate) struct Options {
     #[arg(long)]
-    listen: HostPort,
+    listen: String,
     #[arg(long, required_unless_present = "stdin")]
     interval: Option<f64>,
     #[arg(long)]

@@ -58,7 +58,7 @@ fn without_root(name: &str) -> &str {
 }
 
 /// `None` for anything but a host, and perhaps a port, with no user before it.
-pub(crate) fn parse_host(value: &[u8]) -> Option<Authority> {
+pub(super) fn parse_host(value: &[u8]) -> Option<Authority> {
     let host = Authority::try_from(value).ok()?;
     let port = host.as_str().strip_prefix(host.host())?;
     // A colon without a number is a port left out (RFC 3986 §3.2.3).

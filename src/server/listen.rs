@@ -1,14 +1,12 @@
 //! Listening on every address of a host, with what the connections inherit.
 
-use std::{collections::BTreeSet, fmt, future::Future, io, net::SocketAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, future::Future, io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream, lookup_host},
 };
 use tracing::info;
-
-use crate::handshake::parse_host;
 
 /// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
 /// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
@@ -47,48 +45,15 @@ impl Listener for TcpListener {
     }
 }
 
-/// A host name or address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// A name, an IPv4 address, or an IPv6 address without its brackets.
-    pub host: String,
-    /// 0 lets the system pick one.
-    pub port: u16,
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
-    }
-}
-
-impl FromStr for HostPort {
-    type Err = &'static str;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str =
-            "expected HOST:PORT, for example localhost:8080, 0.0.0.0:80 or [::1]:8080";
-        let authority = parse_host(value.as_bytes()).ok_or(EXPECTED)?;
-        Ok(Self {
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().ok_or(EXPECTED)?,
-        })
-    }
-}
-
-/// Listens on every address that the host resolves to. An address that this machine does not have is skipped.
+/// Listens on every address that `host`, as in `localhost:8080`, resolves to. An address that this machine does not have is
+/// skipped.
 ///
 /// # Errors
 ///
 /// When the host does not resolve, when one of its addresses can't be listened on, or when the machine has none of them.
-pub async fn listen(host: &HostPort) -> io::Result<Vec<TcpListener>> {
+pub async fn listen(host: &str) -> io::Result<Vec<TcpListener>> {
     // A set, since a host may be listed with one address twice.
-    let addresses: BTreeSet<SocketAddr> = lookup_host((host.host.as_str(), host.port))
+    let addresses: BTreeSet<SocketAddr> = lookup_host(host)
         .await
         .map_err(|error| with_address(host, &error))?
         .collect();

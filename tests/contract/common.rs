@@ -321,7 +321,7 @@ impl Server {
         F: Fn(&Request<()>, SocketAddr) -> Result<N, Response<String>> + Send + Sync + 'static,
         N: Source,
     {
-        let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listeners = listen("127.0.0.1:0").await.unwrap();
         let address = listeners[0].local_addr().unwrap();
         let server = wspush::Server::start(listeners, config, new_source);
         Self {

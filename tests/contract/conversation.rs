@@ -287,7 +287,7 @@ async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte()
 
 #[tokio::test]
 async fn the_kernel_keeps_at_most_a_small_send_buffer_and_delays_nothing() {
-    let listeners = listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listeners = listen("127.0.0.1:0").await.unwrap();
     let _client = connect(listeners[0].local_addr().unwrap()).await;
     let (stream, _) = listeners[0].accept().await.unwrap();
     assert!(stream.nodelay().unwrap());
