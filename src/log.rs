@@ -31,12 +31,11 @@ static QUEUE: Queue = Queue {
     state: Mutex::new(State {
         bytes: Vec::new(),
         lost: 0,
-        is_writing: false,
     }),
     changed: Condvar::new(),
 };
 
-/// What is to be written. `tracing_subscriber::fmt` writes a whole line at a time.
+/// What is to be written, or is being written. `tracing_subscriber::fmt` writes a whole line at a time.
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -46,7 +45,6 @@ struct State {
     bytes: Vec<u8>,
     /// How many lines did not fit.
     lost: usize,
-    is_writing: bool,
 }
 
 /// Starts the thread, and logs from now on.
@@ -96,10 +94,10 @@ pub(crate) fn print(text: impl Display) {
 
 /// Waits until all is written, or for a while.
 pub(crate) fn flush() {
-    let is_busy = |state: &mut State| state.is_writing || !state.bytes.is_empty();
+    let is_waiting = |state: &mut State| !state.bytes.is_empty();
     let _ = QUEUE
         .changed
-        .wait_timeout_while(QUEUE.lock(), FLUSH_TIMEOUT, is_busy);
+        .wait_timeout_while(QUEUE.lock(), FLUSH_TIMEOUT, is_waiting);
 }
 
 impl Queue {
@@ -123,16 +121,13 @@ impl Queue {
 
     /// Waits for bytes and writes them. Standard error may block without end: only the log's thread waits for it.
     fn write(&self) {
-        let mut state = self.lock();
-        while state.bytes.is_empty() {
-            state = self.changed.wait(state).unwrap();
-        }
-        let bytes = mem::take(&mut state.bytes);
-        state.is_writing = true;
+        let is_empty = |state: &mut State| state.bytes.is_empty();
+        let state = self.changed.wait_while(self.lock(), is_empty).unwrap();
+        let bytes = state.bytes.clone();
         drop(state);
         write_all(io::stderr(), &bytes);
         let mut state = self.lock();
-        state.is_writing = false;
+        state.bytes.drain(..bytes.len());
         // What was lost was lost while this was written, and came after what waits now.
         let lost = mem::take(&mut state.lost);
         if lost > 0 {
