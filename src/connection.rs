@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::http::{StatusCode, header::ORIGIN};
 use tracing::info;
 
 use crate::{
-    handshake::{self, HandshakeError, Policy, Request, Response},
+    config::Config,
+    handshake::{self, HandshakeError, Request, Response},
     io::{ActivityStream, linger},
     notifications::Source,
     session::{CloseReason, Session, Shutdown, Socket},
@@ -30,8 +31,7 @@ const REFUSAL_DELAY: Duration = Duration::from_secs(2);
 /// What every connection needs to know.
 #[derive(Debug)]
 pub(crate) struct Context<F> {
-    pub(crate) policy: Policy,
-    pub(crate) keepalive: Duration,
+    pub(crate) config: Config,
     /// Makes what a client is pushed, or refuses the client.
     pub(crate) new_source: F,
     pub(crate) shutdown: Shutdown,
@@ -54,8 +54,14 @@ where
         let Some((socket, source)) = Box::pin(self.handshake(stream, peer)).await else {
             return false;
         };
-        let mut session =
-            Session::new(socket, source, peer, &self.shutdown, &self.keepalive, timer);
+        let mut session = Session::new(
+            socket,
+            source,
+            peer,
+            &self.shutdown,
+            &self.config.keepalive,
+            timer,
+        );
         let running = AssertUnwindSafe(session.run()).catch_unwind();
         let reason = match running.await {
             Ok(Err(reason)) => reason,
@@ -83,7 +89,7 @@ where
             // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
             biased;
             () = self.shutdown.finishing.cancelled() => return None,
-            upgraded = handshake::upgrade(&mut stream, &self.policy, |request| self.accept(request, *peer)) => upgraded,
+            upgraded = handshake::upgrade(&mut stream, &self.config, |request| self.accept(request, *peer)) => upgraded,
         };
         match upgraded {
             Ok((request, source)) => {

@@ -3,7 +3,6 @@
 //! The request is read here and not by tungstenite, which refuses what comes byte by byte, and answers what is malformed
 //! with nothing.
 
-mod access;
 mod guards;
 mod response;
 
@@ -19,12 +18,11 @@ use tokio_tungstenite::tungstenite::{
     http::{StatusCode, Version},
 };
 
-pub use self::access::{AllowedHost, AllowedOrigin};
-pub(crate) use self::{
-    access::Policy,
-    response::{Response, quote, refuse, send},
+pub(crate) use self::response::{Response, quote, refuse, send};
+use crate::{
+    config::Config,
+    io::{ActivityStream, write_all},
 };
-use crate::io::{ActivityStream, write_all};
 pub(crate) use tokio_tungstenite::tungstenite::handshake::server::Request;
 
 /// How long the request's head may take from the connection on.
@@ -61,14 +59,14 @@ impl From<io::Error> for HandshakeError {
 /// makes of it once it has passed all guards.
 pub(crate) async fn upgrade<S, T>(
     stream: &mut ActivityStream<S>,
-    policy: &Policy,
+    config: &Config,
     accept: impl FnOnce(&Request) -> Result<T, Response>,
 ) -> Result<(Request, T), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (request, is_early) = read_request(stream).await?;
-    let key = guards::check(&request, is_early, policy)?;
+    let key = guards::check(&request, is_early, config)?;
     let accepted = accept(&request)?;
     // Letter for letter as the tutorials print it: small clients compare it so.
     let switching = format!(

@@ -10,6 +10,7 @@
 //! | `handshake` | which request is upgraded, and which gets another answer |
 //! | `session` | the conversation: its `select!` loop, keepalive, close codes |
 //! | `notifications` | [`Source`]: what is pushed, and when: [`Notifications`] by a timer, [`Lines`] of an input |
+//! | `config` | [`Config`]: the settings, and which hosts and origins they let in |
 //! | `io` | the socket under both: activity, bounded writes, the lingering close |
 //!
 //! The program around it adds `main`, `options`, `limits`, `log`, `output` and `signals`.
@@ -40,6 +41,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+mod config;
 mod connection;
 mod handshake;
 mod io;
@@ -47,9 +49,9 @@ mod notifications;
 mod server;
 mod session;
 
-pub use handshake::{AllowedHost, AllowedOrigin};
+pub use config::{AllowedHost, AllowedOrigin, Config};
 pub use notifications::{
     CloseCode, CloseFrame, InputEnd, Lines, LinesSource, Notification, Notifications, Source,
 };
-pub use server::{Config, Listener, Server, listen};
+pub use server::{Listener, Server, listen};
 pub use tokio_tungstenite::tungstenite::http;

@@ -11,41 +11,15 @@ use tracing::info;
 use self::accept::{Shared, accept_loop};
 pub use self::listen::{Listener, listen};
 use crate::{
+    config::Config,
     connection::Context,
-    handshake::{AllowedHost, AllowedOrigin, Policy, Request, Response},
+    handshake::{Request, Response},
     notifications::Source,
     session::Shutdown,
 };
 
-/// The default of [`Config::keepalive`]. Proxies commonly close what is idle for 60 s: that leaves room for two pings.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-
 /// How long clients have to leave once the server is stopping.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The settings of a server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The browser origins that are let in besides the server's own.
-    pub allowed_origins: Vec<AllowedOrigin>,
-    /// The host names under which the server may be reached; none means any.
-    pub allowed_hosts: Vec<AllowedHost>,
-    /// The silence, from the client or to it, after which the client is sent a ping; given as long again to answer.
-    pub keepalive: Duration,
-    /// The most connections at once, those still in their handshake included.
-    pub max_connections: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            allowed_origins: Vec::new(),
-            allowed_hosts: Vec::new(),
-            keepalive: KEEPALIVE,
-            max_connections: Semaphore::MAX_PERMITS,
-        }
-    }
-}
 
 /// A running server. Dropping it ends all its connections at once.
 #[derive(Debug)]
@@ -63,24 +37,20 @@ impl Server {
     /// # Panics
     ///
     /// When it is called outside of a tokio runtime.
-    pub fn start<L, F, N>(listeners: Vec<L>, config: Config, new_source: F) -> Self
+    pub fn start<L, F, N>(listeners: Vec<L>, mut config: Config, new_source: F) -> Self
     where
         L: Listener,
         F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
         N: Source,
     {
-        let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let shutdown = Shutdown::default();
-        let context = Context {
-            policy: Policy {
-                allowed_origins: config.allowed_origins,
-                allowed_hosts: config.allowed_hosts,
-            },
-            keepalive: config.keepalive,
+        config.max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let max_connections = config.max_connections;
+        let shared = Arc::new(Shared::new(Context {
+            config,
             new_source,
             shutdown: shutdown.clone(),
-        };
-        let shared = Arc::new(Shared::new(context, max_connections));
+        }));
         let connection_permits = Arc::clone(shared.connection_permits());
         let mut accept_loops = JoinSet::new();
         for listener in listeners {

@@ -3,16 +3,17 @@
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Method, StatusCode, Version};
 
 use super::{
-    Policy, Request, Response, access, bad_request,
+    Request, Response, bad_request,
     response::{page, quote, refuse},
 };
+use crate::config::{Config, parse_host};
 
 /// The key of a request that is a handshake. The guards are in the order of the contract: where several fit, the first one
 /// counts.
 pub(super) fn check<'a>(
     request: &'a Request,
     is_early: bool,
-    policy: &Policy,
+    config: &Config,
 ) -> Result<&'a HeaderValue, Response> {
     let method = request.method();
     let is_attempt = attempts_handshake(request);
@@ -49,7 +50,7 @@ pub(super) fn check<'a>(
     }
     require_version(request)?;
     let key = require_key(request)?;
-    require_access(request, policy)?;
+    require_access(request, config)?;
     // Content would be taken for frames.
     let fields = request.headers();
     if fields
@@ -93,8 +94,8 @@ fn is_key(key: &[u8]) -> bool {
         .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
 }
 
-fn require_access(request: &Request, policy: &Policy) -> Result<(), Response> {
-    let host = single_value(request, "Host").and_then(|host| access::parse_host(host.as_bytes()));
+fn require_access(request: &Request, config: &Config) -> Result<(), Response> {
+    let host = single_value(request, "Host").and_then(|host| parse_host(host.as_bytes()));
     let Some(host) = host else {
         let host = quote_all(request, "Host");
         return Err(bad_request(format!(
@@ -105,14 +106,14 @@ fn require_access(request: &Request, policy: &Policy) -> Result<(), Response> {
     let host = request.uri().authority().unwrap_or(&host);
     let quoted = quote(host.as_str());
     // A page of another site that has its own name resolve to this machine (DNS rebinding) passes for the server's own.
-    if !policy.allows_host(host) {
+    if !config.allows_host(host) {
         let reason = format!(
             "The host {quoted} is not one of this server's. Its option --allow-host would allow it."
         );
         return Err(refuse(StatusCode::MISDIRECTED_REQUEST, reason));
     }
     let mut origins = request.headers().get_all("Origin").iter();
-    if !origins.all(|origin| policy.allows_origin(origin, host)) {
+    if !origins.all(|origin| config.allows_origin(origin, host)) {
         let origin = quote_all(request, "Origin");
         let reason = format!(
             "The origin {origin} may not connect to {quoted}. The server's option --allow-origin would allow it."

@@ -30,7 +30,6 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Shared<F> {
     context: Context<F>,
-    max_connections: usize,
     connection_permits: Arc<Semaphore>,
     refusal_permits: Arc<Semaphore>,
 }
@@ -96,12 +95,11 @@ enum Permit {
 }
 
 impl<F> Shared<F> {
-    pub(super) fn new(context: Context<F>, max_connections: usize) -> Self {
+    pub(super) fn new(context: Context<F>) -> Self {
         Self {
-            context,
-            max_connections,
-            connection_permits: Arc::new(Semaphore::new(max_connections)),
+            connection_permits: Arc::new(Semaphore::new(context.config.max_connections)),
             refusal_permits: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            context,
         }
     }
 
@@ -148,7 +146,7 @@ impl<F> Shared<F> {
             Permit::Refuse(permit) => connections.spawn(async move {
                 select! {
                     () = shared.context.shutdown.finishing.cancelled() => {}
-                    () = refuse(stream, &peer, shared.max_connections) => {}
+                    () = refuse(stream, &peer, shared.context.config.max_connections) => {}
                 }
                 drop(permit);
             }),

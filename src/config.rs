@@ -1,14 +1,36 @@
-//! Who may connect: under which hosts the server may be reached (RFC 9110 §7.2), and from which browser origins (RFC 6454,
-//! RFC 6455 §10.2).
+//! The settings of a server, and who may connect by them: under which hosts it may be reached (RFC 9110 §7.2), and from
+//! which browser origins (RFC 6454, RFC 6455 §10.2).
 
-use std::{net::Ipv6Addr, str::FromStr};
+use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, uri::Authority};
 
-#[derive(Debug, Default)]
-pub(crate) struct Policy {
-    pub(crate) allowed_origins: Vec<AllowedOrigin>,
-    pub(crate) allowed_hosts: Vec<AllowedHost>,
+/// The default of [`Config::keepalive`]. Proxies commonly close what is idle for 60 s: that leaves room for two pings.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// The settings of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The browser origins that are let in besides the server's own.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// The host names under which the server may be reached; none means any.
+    pub allowed_hosts: Vec<AllowedHost>,
+    /// The silence, from the client or to it, after which the client is sent a ping; given as long again to answer.
+    pub keepalive: Duration,
+    /// The most connections at once, those still in their handshake included.
+    pub max_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            keepalive: KEEPALIVE,
+            max_connections: Semaphore::MAX_PERMITS,
+        }
+    }
 }
 
 /// A value of `--allow-host`: a name or an address, without a port.
@@ -20,15 +42,15 @@ pub struct AllowedHost(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedOrigin(String);
 
-impl Policy {
-    pub(super) fn allows_host(&self, host: &Authority) -> bool {
+impl Config {
+    pub(crate) fn allows_host(&self, host: &Authority) -> bool {
         let name = without_root(host.host());
         let mut allowed = self.allowed_hosts.iter();
         self.allowed_hosts.is_empty() || allowed.any(|host| host.0.eq_ignore_ascii_case(name))
     }
 
     /// Whether a page of `origin` may talk to the server that it reached as `host`.
-    pub(super) fn allows_origin(&self, origin: &HeaderValue, host: &Authority) -> bool {
+    pub(crate) fn allows_origin(&self, origin: &HeaderValue, host: &Authority) -> bool {
         let origin = normalize(&String::from_utf8_lossy(origin.as_bytes()));
         let mut allowed = self.allowed_origins.iter().map(|allowed| &*allowed.0);
         is_own(&origin, host) || allowed.any(|allowed| allowed == "*" || allowed == origin)
@@ -58,7 +80,7 @@ fn without_root(name: &str) -> &str {
 }
 
 /// `None` for anything but a host, and perhaps a port, with no user before it.
-pub(super) fn parse_host(value: &[u8]) -> Option<Authority> {
+pub(crate) fn parse_host(value: &[u8]) -> Option<Authority> {
     let host = Authority::try_from(value).ok()?;
     let port = host.as_str().strip_prefix(host.host())?;
     // A colon without a number is a port left out (RFC 3986 §3.2.3).
@@ -105,7 +127,7 @@ mod tests {
     #[test]
     fn an_origin_is_the_servers_own_when_host_and_port_equal_host() {
         let own = |origin: &str, host: &str| {
-            Policy::default().allows_origin(&origin.parse().unwrap(), &host.parse().unwrap())
+            Config::default().allows_origin(&origin.parse().unwrap(), &host.parse().unwrap())
         };
         for (origin, host) in [
             ("http://LocalHost:8080", "LOCALHOST:8080"),
