@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How late a check may be. One that is later gives what already lies in the socket as long again to be read: the server
-/// itself may have been stopped, and then the timers of all its connections are due before it has read from the last of
-/// them.
-const LATENESS: Duration = Duration::from_millis(50);
+/// How long what already lies in the socket may take to be read once the peer's time is up, and how late a check may be
+/// that gives the peer up: the server itself may have been stopped, and then the timers of all its connections are due
+/// before it has read from the last of them.
+const LAST_READ: Duration = Duration::from_millis(50);
 
 /// What a check finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Verdict {
 pub(super) struct Keepalive<'a> {
     /// How long one side may be silent.
     interval: &'a Duration,
-    /// When the peer was sent a ping, since nothing had come, and when its time to answer is up.
+    /// When the peer was sent a ping, since nothing had come, and when it is to be given up.
     pinged: Option<(Instant, Instant)>,
 }
 
@@ -45,17 +45,17 @@ impl<'a> Keepalive<'a> {
         let is_due = |last: Instant| now >= last + *self.interval;
         match &mut self.pinged {
             Some((since, due)) if last_read < *since => {
-                if now >= *due + LATENESS {
-                    *due = now + LATENESS;
+                if now >= *due + LAST_READ {
+                    *due = now + LAST_READ;
                 } else if now >= *due {
                     return (Verdict::Dead, now);
                 }
                 (Verdict::Active, *due)
             }
             pinged if is_due(last_read) => {
-                let due = now + *self.interval;
-                *pinged = Some((now, due));
-                (Verdict::SendPing, due)
+                let next = now + *self.interval;
+                *pinged = Some((now, next + LAST_READ));
+                (Verdict::SendPing, next)
             }
             _ if is_due(last_write) => (Verdict::SendPing, last_read + *self.interval),
             _ => (Verdict::Active, last_read.min(last_write) + *self.interval),
@@ -76,9 +76,9 @@ mod tests {
         let mut keepalive = Keepalive::new(&interval);
         for (wait, expected) in [
             (interval, Verdict::SendPing),
-            (interval + LATENESS, Verdict::Active),
-            (2 * LATENESS, Verdict::Active),
-            (LATENESS, Verdict::Dead),
+            (interval, Verdict::Active),
+            (3 * LAST_READ, Verdict::Active),
+            (LAST_READ, Verdict::Dead),
         ] {
             advance(wait).await;
             assert_eq!(keepalive.check(heard, heard).0, expected);
