@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::{
     config::Config,
-    handshake::{self, HandshakeError, Request, Response},
+    handshake::{self, HandshakeError, Refusal, Request},
     io::{ActivityStream, linger},
     notifications::Source,
     session::{CloseReason, Session, Shutdown, Socket},
@@ -39,7 +39,7 @@ pub(crate) struct Context<F> {
 
 impl<F, N> Context<F>
 where
-    F: Fn(&Request, SocketAddr) -> Result<N, Response>,
+    F: Fn(&Request, SocketAddr) -> Result<N, Refusal>,
     N: Source,
 {
     /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
@@ -106,7 +106,7 @@ where
         None
     }
 
-    fn accept(&self, request: &Request, peer: SocketAddr) -> Result<N, Response> {
+    fn accept(&self, request: &Request, peer: SocketAddr) -> Result<N, Refusal> {
         let source = catch_unwind(AssertUnwindSafe(|| (self.new_source)(request, peer)));
         source.unwrap_or_else(|_| {
             let reason = "The server failed. Try again later.";
@@ -134,14 +134,14 @@ where
     answer(&mut stream, response).await;
 }
 
-async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: Response) {
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: Refusal) {
     if handshake::send(response, stream).await.is_ok() {
         linger(stream).await;
     }
 }
 
 /// The page leaves no line: health checks may ask for it every second.
-fn log(peer: &SocketAddr, response: &Response) {
+fn log(peer: &SocketAddr, response: &Refusal) {
     if !response.status().is_success() {
         info!(%peer, status = response.status().as_u16(), reason = response.body(), "refused");
     }

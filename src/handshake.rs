@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::{
     http::{StatusCode, Version},
 };
 
-pub(crate) use self::response::{Response, quote, refuse, send};
+pub use self::response::{Refusal, refuse};
+pub(crate) use self::response::{quote, send};
 use crate::{
     config::Config,
     io::{ActivityStream, write_all},
@@ -38,13 +39,13 @@ const MAX_FIELDS: usize = 124;
 #[derive(Debug)]
 pub(crate) enum HandshakeError {
     /// The request is to be answered with this.
-    Answered(Response),
+    Answered(Refusal),
     /// Nobody is left to answer.
     Disconnected,
 }
 
-impl From<Response> for HandshakeError {
-    fn from(response: Response) -> Self {
+impl From<Refusal> for HandshakeError {
+    fn from(response: Refusal) -> Self {
         Self::Answered(response)
     }
 }
@@ -60,7 +61,7 @@ impl From<io::Error> for HandshakeError {
 pub(crate) async fn upgrade<S, T>(
     stream: &mut ActivityStream<S>,
     config: &Config,
-    accept: impl FnOnce(&Request) -> Result<T, Response>,
+    accept: impl FnOnce(&Request) -> Result<T, Refusal>,
 ) -> Result<(Request, T), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -119,7 +120,7 @@ async fn read_head<S: AsyncRead + Unpin>(
 }
 
 /// The request and the size of its head; `None` as long as that is incomplete.
-fn parse(head: &[u8]) -> Result<Option<(usize, Request)>, Response> {
+fn parse(head: &[u8]) -> Result<Option<(usize, Request)>, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     let size = match parsed.parse(head) {
@@ -142,17 +143,17 @@ fn parse(head: &[u8]) -> Result<Option<(usize, Request)>, Response> {
     Ok(Some((size, request.body(()).map_err(not_http)?)))
 }
 
-fn not_http(error: impl std::error::Error) -> Response {
+fn not_http(error: impl std::error::Error) -> Refusal {
     bad_request(format!(
         "This is not an HTTP/1.1 request ({error}). Send a WebSocket handshake."
     ))
 }
 
-fn bad_request(reason: impl Into<String>) -> Response {
+fn bad_request(reason: impl Into<String>) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, reason)
 }
 
-fn too_large(what: &str) -> Response {
+fn too_large(what: &str) -> Refusal {
     let reason = format!("The request's head {what}. Send fewer and shorter fields.");
     refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 }

@@ -50,6 +50,7 @@ mod server;
 mod session;
 
 pub use config::{AllowedHost, AllowedOrigin, Config};
+pub use handshake::{Refusal, refuse};
 pub use notifications::{
     CloseCode, CloseFrame, InputEnd, Lines, LinesSource, Notification, Notifications, Source,
 };

@@ -13,7 +13,7 @@ pub use self::listen::{Listener, listen};
 use crate::{
     config::Config,
     connection::Context,
-    handshake::{Request, Response},
+    handshake::{Refusal, Request},
     notifications::Source,
     session::Shutdown,
 };
@@ -40,7 +40,7 @@ impl Server {
     pub fn start<L, F, N>(listeners: Vec<L>, mut config: Config, new_source: F) -> Self
     where
         L: Listener,
-        F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
+        F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
         N: Source,
     {
         let shutdown = Shutdown::default();

@@ -3,7 +3,7 @@
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Method, StatusCode, Version};
 
 use super::{
-    Request, Response, bad_request,
+    Refusal, Request, bad_request,
     response::{page, quote, refuse},
 };
 use crate::config::{Config, parse_host};
@@ -14,7 +14,7 @@ pub(super) fn check<'a>(
     request: &'a Request,
     is_early: bool,
     config: &Config,
-) -> Result<&'a HeaderValue, Response> {
+) -> Result<&'a HeaderValue, Refusal> {
     let method = request.method();
     let is_attempt = attempts_handshake(request);
     if method != Method::GET && (method != Method::HEAD || is_attempt) {
@@ -64,7 +64,7 @@ pub(super) fn check<'a>(
     Ok(key)
 }
 
-fn require_version(request: &Request) -> Result<(), Response> {
+fn require_version(request: &Request) -> Result<(), Refusal> {
     const NAME: &str = "Sec-WebSocket-Version";
     if single_value(request, NAME).is_some_and(|version| version == "13") {
         return Ok(());
@@ -75,7 +75,7 @@ fn require_version(request: &Request) -> Result<(), Response> {
     )))
 }
 
-fn require_key(request: &Request) -> Result<&HeaderValue, Response> {
+fn require_key(request: &Request) -> Result<&HeaderValue, Refusal> {
     const NAME: &str = "Sec-WebSocket-Key";
     let key = single_value(request, NAME).filter(|key| is_key(key.as_bytes()));
     key.ok_or_else(|| {
@@ -94,7 +94,7 @@ fn is_key(key: &[u8]) -> bool {
         .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
 }
 
-fn require_access(request: &Request, config: &Config) -> Result<(), Response> {
+fn require_access(request: &Request, config: &Config) -> Result<(), Refusal> {
     let host = single_value(request, "Host").and_then(|host| parse_host(host.as_bytes()));
     let Some(host) = host else {
         let host = quote_all(request, "Host");
@@ -123,7 +123,7 @@ fn require_access(request: &Request, config: &Config) -> Result<(), Response> {
     Ok(())
 }
 
-fn upgrade_required(reason: impl Into<String>) -> Response {
+fn upgrade_required(reason: impl Into<String>) -> Refusal {
     refuse(StatusCode::UPGRADE_REQUIRED, reason)
 }
 

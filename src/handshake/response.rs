@@ -18,8 +18,8 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::io::write_all;
 
-/// An HTTP answer after which the connection ends. Its body says what was wrong, and what would be right.
-pub(crate) type Response = http::Response<String>;
+/// An HTTP answer other than 101, after which the connection ends. Its body says what was wrong, and what would be right.
+pub type Refusal = Box<http::Response<String>>;
 
 /// How much of a value from the peer is quoted back to it and to the log.
 const QUOTE_LIMIT: usize = 100;
@@ -31,9 +31,9 @@ const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'sha256-xoMP46o0IybWKNgmLYP+HYXxz7O4j4TikLBwjp4rYmI='; script-src 'sha256-TZMyQwBI0CeiIYnj3QdNcQuFDRetUxVoIZ8TuQHPakI='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(super) fn page(method: &Method) -> Response {
+pub(super) fn page(method: &Method) -> Refusal {
     let body = if method == Method::HEAD { "" } else { PAGE };
-    let mut page = Response::new(body.into());
+    let mut page = Refusal::new(http::Response::new(body.into()));
     let fields = page.headers_mut();
     fields.insert(
         CONTENT_TYPE,
@@ -48,10 +48,11 @@ pub(super) fn page(method: &Method) -> Response {
     page
 }
 
-pub(crate) fn refuse(status: StatusCode, reason: impl Into<String>) -> Response {
-    let mut response = Response::new(reason.into());
-    *response.status_mut() = status;
-    response
+/// Refuses a client for this reason. Fields may be added, such as `WWW-Authenticate` to a 401.
+pub fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {
+    let mut refusal = Refusal::new(http::Response::new(reason.into()));
+    *refusal.status_mut() = status;
+    refusal
 }
 
 /// What the status asks for.
@@ -71,7 +72,7 @@ fn fields_of(status: StatusCode) -> &'static [(HeaderName, &'static str)] {
 
 /// Sends the answer, whole (RFC 9112 §4), with the fields that it has not got yet.
 pub(crate) async fn send(
-    mut response: Response,
+    mut response: Refusal,
     stream: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let status = response.status();

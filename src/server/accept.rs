@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::Listener;
 use crate::{
     connection::{Context, refuse},
-    handshake::{Request, Response},
+    handshake::{Refusal, Request},
     notifications::Source,
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Shared<F> {
 pub(super) async fn accept_loop<L, F, N>(mut listener: L, shared: Arc<Shared<F>>)
 where
     L: Listener,
-    F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
+    F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
     N: Source,
 {
     let mut connections = JoinSet::new();
@@ -130,7 +130,7 @@ impl<F> Shared<F> {
         permit: Permit,
     ) where
         L: Listener,
-        F: Fn(&Request, SocketAddr) -> Result<N, Response> + Send + Sync + 'static,
+        F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
         N: Source,
     {
         let shared = Arc::clone(self);

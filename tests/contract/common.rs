@@ -12,11 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
-use wspush::{
-    CloseFrame, Config, Listener, Notifications, Source,
-    http::{Request, Response},
-    listen,
-};
+use wspush::{CloseFrame, Config, Listener, Notifications, Refusal, Source, http::Request, listen};
 
 use crate::model::frame as opcode;
 pub(crate) use crate::model::{
@@ -318,7 +314,7 @@ impl Server {
 
     pub(crate) async fn start_with<F, N>(config: Config, new_source: F) -> Self
     where
-        F: Fn(&Request<()>, SocketAddr) -> Result<N, Response<String>> + Send + Sync + 'static,
+        F: Fn(&Request<()>, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
         N: Source,
     {
         let listeners = listen("127.0.0.1:0").await.unwrap();

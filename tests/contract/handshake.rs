@@ -11,8 +11,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use wspush::{
-    Config, Notifications,
-    http::{Request, Response},
+    Config, Notifications, Refusal,
+    http::{Request, StatusCode},
+    refuse,
 };
 
 const TOO_LARGE: u16 = 431;
@@ -598,24 +599,26 @@ async fn allowed_origins_are_let_in_besides_the_servers_own() {
 }
 
 /// Lets in whoever shows what this source wants of a request.
-fn authorize(request: &Request<()>, peer: SocketAddr) -> Result<Notifications, Response<String>> {
+fn authorize(request: &Request<()>, peer: SocketAddr) -> Result<Notifications, Refusal> {
     assert!(peer.ip().is_loopback());
-    let refuse = |status, reason: &str| Response::builder().status(status).body(reason.into());
     let token: Vec<_> = request.headers().get_all("authorization").iter().collect();
     if token.is_empty() {
-        let refusal = Response::builder().status(401);
-        let refusal = refusal.header("WWW-Authenticate", "Bearer");
-        return Err(refusal.body("Log in first.".into()).unwrap());
+        let mut refusal = refuse(StatusCode::UNAUTHORIZED, "Log in first.");
+        let challenge = "Bearer".parse().unwrap();
+        refusal.headers_mut().insert("WWW-Authenticate", challenge);
+        return Err(refusal);
     }
-    let refusal = match (request.uri().path(), request.uri().query()) {
+    match (request.uri().path(), request.uri().query()) {
         ("/news", Some("topic=a%20b?c")) if token == ["Bearer x", "y"] => {
-            return Ok(Notifications::every(Duration::from_secs(1)));
+            Ok(Notifications::every(Duration::from_secs(1)))
         }
-        ("/news", None) => refuse(403, "Name a topic."),
+        ("/news", None) => Err(refuse(StatusCode::FORBIDDEN, "Name a topic.")),
         ("/panic", _) => panic!("a source that fails"),
-        _ => refuse(404, "There is nothing at this path."),
-    };
-    Err(refusal.unwrap())
+        _ => Err(refuse(
+            StatusCode::NOT_FOUND,
+            "There is nothing at this path.",
+        )),
+    }
 }
 
 #[tokio::test]
