@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{
     handshake::derive_accept_key,
-    http::{StatusCode, Version},
+    http::{self, HeaderName, HeaderValue, StatusCode, Version},
 };
 
 pub use self::response::{Refusal, refuse};
@@ -129,18 +129,24 @@ fn parse(head: &[u8]) -> Result<Option<(usize, Request)>, Refusal> {
         Err(httparse::Error::TooManyHeaders) => return Err(too_large("has more than 124 fields")),
         Err(error) => return Err(not_http(error)),
     };
-    let version = match parsed.version {
-        Some(0) => Version::HTTP_10,
-        _ => Version::HTTP_11,
-    };
-    let mut request = Request::builder()
-        .method(parsed.method.unwrap_or_default())
-        .uri(parsed.path.unwrap_or_default())
-        .version(version);
-    for field in parsed.headers {
-        request = request.header(field.name, field.value);
+    let request = convert(&parsed).map_err(not_http)?;
+    Ok(Some((size, request)))
+}
+
+fn convert(parsed: &httparse::Request) -> http::Result<Request> {
+    let mut request = Request::new(());
+    *request.method_mut() = parsed.method.unwrap_or_default().parse()?;
+    *request.uri_mut() = parsed.path.unwrap_or_default().parse()?;
+    if parsed.version == Some(0) {
+        *request.version_mut() = Version::HTTP_10;
     }
-    Ok(Some((size, request.body(()).map_err(not_http)?)))
+    let fields = request.headers_mut();
+    fields.reserve(parsed.headers.len());
+    for field in &*parsed.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes())?;
+        fields.append(name, HeaderValue::from_bytes(field.value)?);
+    }
+    Ok(request)
 }
 
 fn not_http(error: impl std::error::Error) -> Refusal {

@@ -104,19 +104,19 @@ fn require_access(request: &Request, config: &Config) -> Result<(), Refusal> {
     };
     // A target that is a whole URL names the host in its place (RFC 9112 §3.2.2).
     let host = request.uri().authority().unwrap_or(&host);
-    let quoted = quote(host.as_str());
     // A page of another site that has its own name resolve to this machine (DNS rebinding) passes for the server's own.
     if !config.allows_host(host) {
+        let host = quote(host.as_str());
         let reason = format!(
-            "The host {quoted} is not one of this server's. Its option --allow-host would allow it."
+            "The host {host} is not one of this server's. Its option --allow-host would allow it."
         );
         return Err(refuse(StatusCode::MISDIRECTED_REQUEST, reason));
     }
     let mut origins = request.headers().get_all("Origin").iter();
     if !origins.all(|origin| config.allows_origin(origin, host)) {
-        let origin = quote_all(request, "Origin");
+        let (origin, host) = (quote_all(request, "Origin"), quote(host.as_str()));
         let reason = format!(
-            "The origin {origin} may not connect to {quoted}. The server's option --allow-origin would allow it."
+            "The origin {origin} may not connect to {host}. The server's option --allow-origin would allow it."
         );
         return Err(refuse(StatusCode::FORBIDDEN, reason));
     }
