@@ -1,13 +1,7 @@
-//! One connection from its first byte to its last: handshake, session, linger, and what the log says of it.
+//! One connection from its first byte to its last: handshake, session, lingering close, and its log lines.
 
-use std::{
-    net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -21,18 +15,17 @@ use crate::{
     handshake::{self, HandshakeError, Refusal, Request},
     io::{ActivityStream, linger},
     notifications::Source,
-    session::{CloseReason, Session, Shutdown, Socket},
+    session::{Session, Shutdown, Socket},
 };
 
-/// How long a client that is to be refused for want of room may take to send its request: one that is answered before it
-/// has asked takes the answer for garbage.
+/// How long to wait for a request before answering 503: clients treat an earlier response as garbage.
 const REFUSAL_DELAY: Duration = Duration::from_secs(2);
 
-/// What every connection needs to know.
+/// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Context<F> {
     pub(crate) config: Config,
-    /// Makes what a client is pushed, or refuses the client.
+    /// Makes a client's source, or refuses the client.
     pub(crate) new_source: F,
     pub(crate) shutdown: Shutdown,
 }
@@ -42,15 +35,15 @@ where
     F: Fn(&Request, SocketAddr) -> Result<N, Refusal>,
     N: Source,
 {
-    /// Serves the client at the other end of `stream` until one side ends the connection or the server stops. Returns
-    /// whether the client timed out, so that nobody may be left to read what the kernel still holds for it.
+    /// Serves one client until either side ends the connection or the server stops. Returns whether the client timed out:
+    /// then nobody may be left to read what the kernel still holds for it.
     pub(crate) async fn serve<S>(&self, stream: &mut S, peer: &SocketAddr) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connected = Instant::now();
         let timer = pin!(sleep_until(connected));
-        // Beginning and end are in boxes, to take no memory in between.
+        // Handshake and close are boxed: they take no memory while the session runs.
         let Some((socket, source)) = Box::pin(self.handshake(stream, peer)).await else {
             return false;
         };
@@ -62,11 +55,7 @@ where
             &self.config.keepalive,
             timer,
         );
-        let running = AssertUnwindSafe(session.run()).catch_unwind();
-        let reason = match running.await {
-            Ok(Err(reason)) => reason,
-            Err(_) => CloseReason::panic(),
-        };
+        let Err(reason) = session.run().await;
         let notifications = session.pushed;
         Box::pin(session.close(&reason)).await;
         let seconds = connected.elapsed().as_secs();
@@ -75,7 +64,7 @@ where
         reason.is_timeout()
     }
 
-    /// Performs the handshake. `None` when it was not one, and that is all of the connection.
+    /// Returns `None` if the connection ends with the handshake.
     async fn handshake<'a, S>(
         &self,
         stream: &'a mut S,
@@ -85,11 +74,12 @@ where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut stream = ActivityStream::new(stream);
+        let new_source = |request: &Request| (self.new_source)(request, *peer);
         let upgraded = select! {
-            // First, for a proxy tries another server when it is dropped, and not when it is upgraded and then sent 1001.
+            // Check shutdown first: a proxy retries elsewhere if dropped here, but not after a 101.
             biased;
-            () = self.shutdown.finishing.cancelled() => return None,
-            upgraded = handshake::upgrade(&mut stream, &self.config, |request| self.accept(request, *peer)) => upgraded,
+            () = self.shutdown.draining.cancelled() => return None,
+            upgraded = handshake::upgrade(&mut stream, &self.config, new_source) => upgraded,
         };
         match upgraded {
             Ok((request, source)) => {
@@ -97,52 +87,44 @@ where
                 info!(%peer, origin = origin.map(tracing::field::display), "connected");
                 return Some((Socket::new(stream).await, source));
             }
-            Err(HandshakeError::Answered(response)) => {
-                log(peer, &response);
-                answer(&mut stream, response).await;
+            Err(HandshakeError::Refused(refusal)) => {
+                log_refusal(peer, &refusal);
+                answer(&mut stream, refusal).await;
             }
             Err(HandshakeError::Disconnected) => {}
         }
         None
     }
-
-    fn accept(&self, request: &Request, peer: SocketAddr) -> Result<N, Refusal> {
-        let source = catch_unwind(AssertUnwindSafe(|| (self.new_source)(request, peer)));
-        source.unwrap_or_else(|_| {
-            let reason = "The server failed. Try again later.";
-            Err(handshake::refuse(StatusCode::INTERNAL_SERVER_ERROR, reason))
-        })
-    }
 }
 
-/// Refuses a connection over the limit.
+/// Answers a connection over the limit with 503.
 pub(crate) async fn refuse<S>(stream: S, peer: &SocketAddr, limit: usize)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = ActivityStream::new(stream);
     let request = handshake::read_request(&mut stream);
-    // A balancer's health check may close without a request.
+    // A load balancer's health check may close without a request.
     if let Ok(Err(HandshakeError::Disconnected)) = timeout(REFUSAL_DELAY, request).await {
         return;
     }
     let reason = format!("All {limit} connections are in use. Try again soon.");
-    let response = handshake::refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
+    let refusal = handshake::refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
     if stream.has_received() {
-        log(peer, &response);
+        log_refusal(peer, &refusal);
     }
-    answer(&mut stream, response).await;
+    answer(&mut stream, refusal).await;
 }
 
-async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), response: Refusal) {
-    if handshake::send(response, stream).await.is_ok() {
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal: Refusal) {
+    if handshake::send(refusal, stream).await.is_ok() {
         linger(stream).await;
     }
 }
 
-/// The page leaves no line: health checks may ask for it every second.
-fn log(peer: &SocketAddr, response: &Refusal) {
-    if !response.status().is_success() {
-        info!(%peer, status = response.status().as_u16(), reason = response.body(), "refused");
+/// The page leaves no line: health checks may request it every second.
+fn log_refusal(peer: &SocketAddr, refusal: &Refusal) {
+    if !refusal.status().is_success() {
+        info!(%peer, status = refusal.status().as_u16(), reason = refusal.body(), "refused");
     }
 }

@@ -38,15 +38,15 @@ const MAX_FIELDS: usize = 124;
 /// Why there is no connection to converse over.
 #[derive(Debug)]
 pub(crate) enum HandshakeError {
-    /// The request is to be answered with this.
-    Answered(Refusal),
+    /// The request is answered with this.
+    Refused(Refusal),
     /// Nobody is left to answer.
     Disconnected,
 }
 
 impl From<Refusal> for HandshakeError {
     fn from(response: Refusal) -> Self {
-        Self::Answered(response)
+        Self::Refused(response)
     }
 }
 

@@ -1,8 +1,9 @@
-//! The log on standard error: which lines are written, and how they look. `RUST_LOG` filters them.
+//! The log on standard error. `RUST_LOG` filters it.
 //!
-//! A thread of its own writes them: nobody may be reading them.
+//! Lines wait in a queue for a thread that writes them, so that the server never waits for a reader of the log.
 
 use std::{
+    collections::VecDeque,
     env,
     fmt::Display,
     io::{self, ErrorKind, IsTerminal, Write},
@@ -15,60 +16,70 @@ use std::{
 use tracing::{Level, warn};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How many bytes may wait to be written. When nobody reads, what does not fit is lost.
+/// How many bytes may wait to be written. Further lines are lost, and counted.
 const QUEUE_LIMIT: usize = 1024 * 1024;
 
-/// How long lines are gathered before they are written: a storm of clients is not to cost a write for each line.
+/// How many bytes are written at once, unless a line is longer. A pipe takes so many whole or not at all (`PIPE_BUF`), so
+/// that its next reader starts with a whole line.
+const WRITE_LIMIT: usize = 4096;
+
+/// How long lines are gathered: a storm of clients must not cost a write for each line.
 const BATCH_DELAY: Duration = Duration::from_millis(10);
 
-/// When to try again to write to a full pipe that does not block.
-const RETRY_DELAY: Duration = Duration::from_millis(10);
+/// When to write again to a pipe that is full and non-blocking.
+const FULL_DELAY: Duration = Duration::from_millis(10);
 
-/// How long the end of the program waits for what is still to be written.
+/// When to write again after an error: the disk is full, or a FIFO has no reader.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How long the program waits at its end for lines that are not written yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 static QUEUE: Queue = Queue {
     state: Mutex::new(State {
-        bytes: Vec::new(),
+        lines: VecDeque::new(),
+        size: 0,
         lost: 0,
     }),
     changed: Condvar::new(),
 };
 
-/// What is to be written, or is being written. `tracing_subscriber::fmt` writes a whole line at a time.
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    bytes: Vec<u8>,
-    /// How many lines did not fit.
+    /// Whole lines. They stay here until they are written.
+    lines: VecDeque<Vec<u8>>,
+    /// Their size in bytes.
+    size: usize,
+    /// How many lines did not fit since that was last logged.
     lost: usize,
 }
 
-/// Starts the thread, and logs from now on.
-///
-/// # Errors
-///
-/// When the system has no thread left.
-pub(crate) fn start() -> io::Result<()> {
-    // Never joined: it may never get to write.
-    thread::Builder::new().name("log".into()).spawn(|| {
+/// Starts to log.
+pub(crate) fn start() {
+    // Never joined: it may be blocked in a write forever.
+    thread::spawn(|| {
         loop {
-            QUEUE.write();
+            QUEUE.wait_for_line();
             thread::sleep(BATCH_DELAY);
+            while let Some(chunk) = QUEUE.first_chunk() {
+                write_all(io::stderr(), &chunk);
+                QUEUE.remove(chunk.len());
+            }
         }
-    })?;
+    });
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lines = fmt::layer()
         .with_writer(|| &QUEUE)
         .with_ansi(io::stderr().is_terminal() && !no_color)
         .with_target(false)
-        // It would be written to standard error past the queue, and panic when that is broken.
+        // They would bypass the queue, and panic if standard error is broken.
         .log_internal_errors(false);
     let wanted = env::var("RUST_LOG").unwrap_or_default();
-    // An empty part, as behind a comma at the end, would be read as the level error.
+    // An empty part, as after a comma at the end, would mean the level error.
     let parts = wanted.split(',').filter(|part| !part.trim().is_empty());
     let parts = parts.collect::<Vec<_>>().join(",");
     let default = Targets::new().with_default(Level::INFO);
@@ -84,17 +95,16 @@ pub(crate) fn start() -> io::Result<()> {
     if let Some(error) = error {
         warn!(RUST_LOG = wanted, %error, "invalid RUST_LOG, using info; wspush=debug would log more");
     }
-    Ok(())
 }
 
-/// Has the text written to standard error among the lines of the log.
+/// Writes a text between the lines of the log.
 pub(crate) fn print(text: impl Display) {
     QUEUE.push(text.to_string().as_bytes());
 }
 
-/// Waits until all is written, or for a while.
+/// Waits for a short time until everything is written.
 pub(crate) fn flush() {
-    let is_waiting = |state: &mut State| !state.bytes.is_empty();
+    let is_waiting = |state: &mut State| !state.lines.is_empty();
     let _ = QUEUE
         .changed
         .wait_timeout_while(QUEUE.lock(), FLUSH_TIMEOUT, is_waiting);
@@ -102,43 +112,64 @@ pub(crate) fn flush() {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Not poisoned: nothing panics under this lock.
+        // Never poisoned: nothing panics while it is locked.
         self.state.lock().unwrap()
     }
 
-    fn push(&self, text: &[u8]) {
+    fn push(&self, line: &[u8]) {
         let mut state = self.lock();
-        if state.bytes.len() + text.len() > QUEUE_LIMIT {
+        if state.size + line.len() > QUEUE_LIMIT {
             state.lost += 1;
             return;
         }
-        let was_empty = state.bytes.is_empty();
-        state.bytes.extend_from_slice(text);
-        if was_empty {
-            self.changed.notify_all();
-        }
+        state.lines.push_back(line.to_vec());
+        state.size += line.len();
+        self.changed.notify_all();
     }
 
-    /// Waits for bytes and writes them. Standard error may block without end: only the log's thread waits for it.
-    fn write(&self) {
-        let is_empty = |state: &mut State| state.bytes.is_empty();
-        let state = self.changed.wait_while(self.lock(), is_empty).unwrap();
-        let bytes = state.bytes.clone();
-        drop(state);
-        write_all(io::stderr(), &bytes);
-        let mut state = self.lock();
-        state.bytes.drain(..bytes.len());
-        // What was lost was lost while this was written, and came after what waits now.
-        let lost = mem::take(&mut state.lost);
-        if lost > 0 {
-            let line =
-                format!("wspush: {lost} lines of the log were lost, nobody read it in time\n");
-            state.bytes.extend_from_slice(line.as_bytes());
+    fn wait_for_line(&self) {
+        let is_empty = |state: &mut State| state.lines.is_empty();
+        drop(self.changed.wait_while(self.lock(), is_empty));
+    }
+
+    /// As many of the first lines as are written at once.
+    fn first_chunk(&self) -> Option<Vec<u8>> {
+        let state = self.lock();
+        let mut chunk = state.lines.front()?.clone();
+        for line in state.lines.range(1..) {
+            if chunk.len() + line.len() > WRITE_LIMIT {
+                break;
+            }
+            chunk.extend_from_slice(line);
         }
+        Some(chunk)
+    }
+
+    /// Removes lines of this size, which are written. Logs how many were lost, now that there is room again.
+    fn remove(&self, mut size: usize) {
+        let mut state = self.lock();
+        state.size -= size;
+        while size > 0 {
+            size -= state.lines.pop_front().map_or(size, |line| line.len());
+        }
+        let is_half_empty = state.size <= QUEUE_LIMIT / 2;
+        let lost = if is_half_empty {
+            mem::take(&mut state.lost)
+        } else {
+            0
+        };
         self.changed.notify_all();
+        drop(state);
+        if lost > 0 {
+            warn!(
+                lines = lost,
+                "log lines lost: they could not be written in time"
+            );
+        }
     }
 }
 
+/// `tracing_subscriber::fmt` writes a whole line at a time.
 impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -150,16 +181,14 @@ impl Write for &Queue {
     }
 }
 
-/// Like [`Write::write_all`], for a stream that may be set not to block. That it is broken is no reason to end: then nobody
-/// wants to know.
+/// Like [`Write::write_all`], but retries until everything is written.
 fn write_all(mut stream: impl Write, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match stream.write(bytes) {
-            Ok(0) => return,
-            Ok(written) => bytes = &bytes[written..],
+            Ok(written) if written > 0 => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
-            Err(_) => return,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL_DELAY),
+            Ok(_) | Err(_) => thread::sleep(RETRY_DELAY),
         }
     }
 }
@@ -168,7 +197,7 @@ fn write_all(mut stream: impl Write, mut bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Takes a byte at a time, and each only at the second try.
+    /// Takes one byte at a time, and each only at the second try.
     #[derive(Default)]
     struct Slow {
         written: Vec<u8>,
@@ -191,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_gets_all_of_a_line() {
+    fn a_non_blocking_pipe_gets_all_of_a_line() {
         let mut slow = Slow::default();
         write_all(&mut slow, b"line\n");
         assert_eq!(slow.written, b"line\n");

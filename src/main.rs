@@ -1,4 +1,4 @@
-//! The program: options, log, limits, listeners, signals, exit status. The server itself is the library.
+//! The program: options, log, limits, listeners, signals, exit status. The server is the library.
 
 mod limits;
 mod log;
@@ -8,7 +8,6 @@ mod signals;
 use std::{
     future::pending,
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -24,16 +23,9 @@ use wspush::{Config, InputEnd, Lines, Notifications, Server, listen};
 use crate::{options::Options, signals::Signals};
 
 fn main() -> ExitCode {
-    if let Err(error) = log::start() {
-        let error = limits::too_few_threads(&error);
-        // Not eprintln!, which panics when standard error is broken.
-        let _ = writeln!(io::stderr(), "wspush: {error}");
-        return ExitCode::FAILURE;
-    }
+    log::start();
     let status = match Options::parse() {
         Ok(options) => run(&options).unwrap_or_else(|error| {
-            // One line, whatever the host's name holds.
-            let error = error.to_string().replace(['\n', '\r'], " ");
             log::print(format_args!("wspush: {error}\n"));
             ExitCode::FAILURE
         }),
@@ -42,7 +34,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(help) => {
-            // Whoever closed standard output does not want it.
+            // It fails only if standard output is closed or broken.
             let _ = help.print();
             ExitCode::SUCCESS
         }
@@ -66,17 +58,13 @@ async fn serve(options: &Options, connections: usize) -> io::Result<ExitCode> {
         listeners = listen(&options.listen) => listeners?,
         () = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<io::Result<_>>()?;
+    announce(&listeners)?;
     let config = options.config(connections);
     let (mut server, input) = start(listeners, config, options)?;
-    announce(addresses);
     select! {
         () = signals.recv() => {}
-        end = ended(input) => select! {
-            () = server.finish() => return input_status(end),
+        end = input_end(input) => select! {
+            () = server.drain() => return input_status(end),
             () = signals.recv() => {}
         },
     }
@@ -86,7 +74,22 @@ async fn serve(options: &Options, connections: usize) -> io::Result<ExitCode> {
     }
 }
 
-/// Starts the server, and with `--stdin` the reading of the input, whose end is returned.
+/// Logs the address of each listener, and prints its URL for people and for programs that wait for it.
+fn announce(listeners: &[TcpListener]) -> io::Result<()> {
+    let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
+    let addresses = addresses?;
+    for address in &addresses {
+        info!(%address, "listening");
+    }
+    // On a thread that nobody waits for: standard output may be full.
+    spawn_blocking(move || {
+        let mut urls = addresses.iter();
+        urls.try_for_each(|address| writeln!(io::stdout(), "ws://{address}/"))
+    });
+    Ok(())
+}
+
+/// Starts the server. With `--stdin`, also returns the task that ends with the input.
 fn start(
     listeners: Vec<TcpListener>,
     config: Config,
@@ -104,8 +107,8 @@ fn start(
     Ok((server, None))
 }
 
-/// Waits for the end of the input, if one is read.
-async fn ended(input: Option<JoinHandle<InputEnd>>) -> io::Result<InputEnd> {
+/// Waits for the end of the input, or without one forever.
+async fn input_end(input: Option<JoinHandle<InputEnd>>) -> io::Result<InputEnd> {
     match input {
         Some(input) => input.await.map_err(io::Error::other),
         None => pending().await,
@@ -124,16 +127,4 @@ fn input_status(end: io::Result<InputEnd>) -> io::Result<ExitCode> {
         )),
         InputEnd { .. } => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// Prints the URL of each listener, for people and for programs that wait for it.
-fn announce(addresses: Vec<SocketAddr>) {
-    for address in &addresses {
-        info!(%address, "listening");
-    }
-    // In a thread of its own, which is not waited for: nobody may be reading it.
-    spawn_blocking(move || {
-        let mut urls = addresses.iter();
-        urls.try_for_each(|address| writeln!(io::stdout(), "ws://{address}/"))
-    });
 }

@@ -1,4 +1,4 @@
-//! The server as a whole: its start, its limits, the drain.
+//! The server as a whole: its start, its limits, its shutdown.
 
 mod accept;
 mod listen;
@@ -31,12 +31,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Accepts clients from now on, in tasks of their own, and pushes to each what its source gives it from its `start`
-    /// on. `new_source` makes the source, or refuses the client, by what its handshake says; it must not block.
+    /// Starts serving in background tasks. `new_source` makes each client's source from its handshake, or rejects the
+    /// client with [`refuse`](crate::refuse); it must not block.
     ///
     /// # Panics
     ///
-    /// When it is called outside of a tokio runtime.
+    /// When called outside a tokio runtime.
     pub fn start<L, F, N>(listeners: Vec<L>, mut config: Config, new_source: F) -> Self
     where
         L: Listener,
@@ -51,7 +51,7 @@ impl Server {
             new_source,
             shutdown: shutdown.clone(),
         }));
-        let connection_permits = Arc::clone(shared.connection_permits());
+        let connection_permits = Arc::clone(&shared.connection_permits);
         let mut accept_loops = JoinSet::new();
         for listener in listeners {
             accept_loops.spawn(accept_loop(listener, Arc::clone(&shared)));
@@ -64,26 +64,22 @@ impl Server {
         }
     }
 
-    /// Closes the listeners and sends every client Close 1001. Returns when all have left, or after 5 s, when those that
-    /// have not are cut off.
+    /// Closes the listeners and sends every client Close 1001. Returns when all clients have left, or after 5 s, when the
+    /// remaining ones are cut off.
     pub async fn shutdown(mut self) {
-        self.shutdown.stopping.cancel();
+        self.shutdown.closing.cancel();
         self.drain().await;
     }
 
-    /// The same, but clients that have said `start` are sent what their source still has, until it ends.
+    /// Like [`shutdown`](Self::shutdown), but started clients first receive what their source still has.
     ///
-    /// Cancel safe: [`shutdown`](Self::shutdown) may follow.
-    pub async fn finish(&mut self) {
-        self.drain().await;
-    }
-
-    async fn drain(&mut self) {
+    /// Cancel safe: `shutdown` may follow.
+    pub async fn drain(&mut self) {
         info!(connections = self.connection_count(), "stopping");
-        self.shutdown.finishing.cancel();
+        self.shutdown.draining.cancel();
         let all_ended = async { while self.accept_loops.join_next().await.is_some() {} };
         let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
-        info!(cut = self.connection_count(), "stopped");
+        info!(cut_off = self.connection_count(), "stopped");
         self.accept_loops.shutdown().await;
     }
 

@@ -1,5 +1,5 @@
-//! The conversation after the handshake: what is sent when, and what is answered to what (RFC 6455 §5). The ways to end
-//! are in `close`.
+//! The conversation after the handshake: which message gets which answer, and when notifications go out (RFC 6455 §5). The
+//! ways to end it are in `close`.
 
 mod close;
 mod keepalive;
@@ -36,24 +36,23 @@ const WRONG_WORD: &str = "You did not say the magic word!";
 /// How many bytes of notifications are written at once: the kernel's send buffer takes no more.
 const BATCH_LIMIT: usize = 16 * 1024;
 
-/// When sessions end for the server's sake.
+/// The two steps of a shutdown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shutdown {
-    /// The server stops: clients that have said `start` are sent what their source still has, the others are closed.
-    pub(crate) finishing: CancellationToken,
-    /// Those too are closed.
-    pub(crate) stopping: CancellationToken,
+    /// No new clients. Started ones receive what their source still has, the others are closed with 1001.
+    pub(crate) draining: CancellationToken,
+    /// Started clients are closed with 1001 too.
+    pub(crate) closing: CancellationToken,
 }
 
-/// One client's conversation, from the end of its handshake to the last that it is sent.
+/// One client's conversation, from the end of the handshake to the Close frame.
 pub(crate) struct Session<'a, S, N> {
     socket: Socket<S>,
     peer: &'a SocketAddr,
     shutdown: &'a Shutdown,
     keepalive: Keepalive<'a>,
-    /// When to check on the client.
+    /// When to check the keepalive.
     timer: Pin<&'a mut Sleep>,
-    /// Where notifications come from.
     source: N,
     has_started: bool,
     /// How many notifications were sent.
@@ -81,30 +80,34 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    /// Waits for whichever comes first, again and again, until one side ends it: the next notification, a message from
-    /// the client, the time to check on a silent client, the server's shutdown.
+    /// Handles whatever comes first, until the connection has to end:
+    ///
+    /// - the next notification, once the client has started,
+    /// - a message from the client,
+    /// - the time to check the keepalive,
+    /// - the server's shutdown.
     pub(crate) async fn run(&mut self) -> Result<Infallible, CloseReason> {
-        let mut stopping = pin!(self.shutdown.finishing.cancelled());
+        let mut shutdown = pin!(self.shutdown.draining.cancelled());
         self.check_keepalive()?;
         loop {
             select! {
                 notification = self.source.next(), if self.has_started => self.push(notification?),
                 message = self.socket.recv() => self.on_message(message?)?,
                 () = self.timer.as_mut() => self.check_keepalive()?,
-                () = &mut stopping => {
-                    if !self.has_started || self.shutdown.stopping.is_cancelled() {
+                () = &mut shutdown => {
+                    if !self.has_started || self.shutdown.closing.is_cancelled() {
                         return Err(CloseReason::stopping());
                     }
-                    stopping.set(self.shutdown.stopping.cancelled());
+                    shutdown.set(self.shutdown.closing.cancelled());
                 }
             }
             self.flush().await?;
-            // A client that sends without a pause is not to keep its thread from the others.
+            // A client that sends without a pause must not keep its thread from other clients.
             consume_budget().await;
         }
     }
 
-    /// Queues the notification, and with it what else is there already.
+    /// Queues the notification, and others that are ready.
     fn push(&mut self, notification: Notification) {
         let mut next = Some(notification);
         let mut size = 0;
@@ -127,7 +130,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
                 Err(CloseReason::binary())
             }
             Message::Close(frame) => Err(CloseReason::ByClient(frame.map(|frame| frame.code))),
-            // tungstenite has an answer to a ping ready.
+            // tungstenite has queued the pong.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
@@ -147,17 +150,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
 
     fn check_keepalive(&mut self) -> Result<(), CloseReason> {
         let (last_read, last_write) = (self.socket.last_read(), self.socket.last_write());
-        let (verdict, next) = self.keepalive.check(last_read, last_write);
-        self.timer.as_mut().reset(next);
+        let (verdict, next_check) = self.keepalive.check(last_read, last_write);
+        self.timer.as_mut().reset(next_check);
         match verdict {
-            Verdict::Active => Ok(()),
-            Verdict::SendPing => self.socket.send(Message::Ping(Bytes::new())),
-            Verdict::Dead => self.read_before_death(last_read),
+            Verdict::Wait => Ok(()),
+            Verdict::Ping => self.socket.send(Message::Ping(Bytes::new())),
+            Verdict::Drop => self.read_before_drop(last_read),
         }
     }
 
-    /// The timer and the socket may be ready at once, and the timer be looked at first.
-    fn read_before_death(&mut self, last_read: Instant) -> Result<(), CloseReason> {
+    /// Reads once more: the socket may have become ready together with the timer.
+    fn read_before_drop(&mut self, last_read: Instant) -> Result<(), CloseReason> {
         let message = self.socket.recv().now_or_never();
         if self.socket.last_read() == last_read {
             return Err(CloseReason::PingTimeout);
@@ -165,20 +168,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         message.map_or(Ok(()), |message| self.on_message(message?))
     }
 
-    /// Sends the client the reason, if it is still there, and lets it close too.
+    /// Sends the reason to the client if it is still there, and waits for it to close too.
     pub(crate) async fn close(self, reason: &CloseReason) {
         let mut socket = self.socket;
-        // Others are not to wait for what this client takes no more.
+        // Other clients must not wait for this one any more.
         drop(self.source);
         let sent = match reason {
             CloseReason::Disconnected(_) | CloseReason::PingTimeout | CloseReason::WriteTimeout => {
                 return;
             }
-            // tungstenite has answered already.
+            // tungstenite has queued the answer.
             CloseReason::ByClient(_) => Ok(()),
             CloseReason::ByServer(frame) => socket.send(Message::Close(Some(frame.clone()))),
         };
-        // What fails here has no consequence: the connection is over.
+        // Errors don't matter: the connection is over.
         if sent.is_ok() && socket.flush().await.is_ok() {
             if reason.is_behind() {
                 socket.wait_for_close().await;
@@ -187,7 +190,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         }
     }
 
-    /// Sends what is queued. Nearly every write goes at once, and sets no timer.
+    /// Sends what is queued. Nearly every write succeeds at once and needs no timer.
     async fn flush(&mut self) -> Result<(), CloseReason> {
         if self.socket.try_flush().await? {
             return Ok(());
@@ -196,12 +199,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
         if self.has_started {
             self.source.pause();
         }
-        // In a box, to take no memory while the client reads.
+        // Boxed, to take no memory while the client reads.
         Box::pin(self.socket.flush()).await?;
         if self.has_started {
             self.source.resume();
         }
-        // A client was not silent while nobody listened.
+        // The server did not listen meanwhile, so the client was not silent.
         let due = self.timer.deadline() + paused.elapsed();
         self.timer.as_mut().reset(due);
         Ok(())

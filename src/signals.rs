@@ -15,9 +15,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on. Also ignores SIGHUP, since a server whose terminal is closed is to serve on.
+    /// Catches them from now on.
     pub(crate) fn install() -> io::Result<Self> {
-        let _hangup = signal(SignalKind::hangup())?;
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

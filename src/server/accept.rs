@@ -1,4 +1,4 @@
-//! Accepting connections: serving as many as there may be, refusing the others, surviving what fails.
+//! The accept loop: serve as many connections as allowed, refuse the others, survive errors.
 
 use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -17,24 +17,24 @@ use crate::{
     notifications::Source,
 };
 
-/// How many connections over the limit are refused at once; the next ones wait in the backlog.
+/// How many connections are refused at once. Further ones wait in the kernel's backlog.
 const MAX_REFUSALS: usize = 64;
 
-/// How long to wait after an accept for which there was no descriptor or no memory: until one may be free.
+/// How long to wait after an accept that failed for want of a descriptor or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// After this long without a failed accept, one is logged again.
+/// How often a listener logs that accepting fails: it may fail ten times a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What all accept loops and connections share.
 #[derive(Debug)]
 pub(super) struct Shared<F> {
     context: Context<F>,
-    connection_permits: Arc<Semaphore>,
+    pub(super) connection_permits: Arc<Semaphore>,
     refusal_permits: Arc<Semaphore>,
 }
 
-/// Accepts connections until the server stops, then waits for those that it has accepted.
+/// Accepts connections until the server stops, then waits until they have ended.
 pub(super) async fn accept_loop<L, F, N>(mut listener: L, shared: Arc<Shared<F>>)
 where
     L: Listener,
@@ -42,33 +42,32 @@ where
     N: Source,
 {
     let mut connections = JoinSet::new();
-    let mut last_error: Option<Instant> = None;
-    let mut stopping = pin!(shared.context.shutdown.finishing.cancelled());
+    let mut last_logged: Option<Instant> = None;
+    let mut draining = pin!(shared.context.shutdown.draining.cancelled());
     loop {
         let accepted = select! {
-            () = &mut stopping => break,
+            () = &mut draining => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 let permit = select! {
-                    () = &mut stopping => break,
+                    () = &mut draining => break,
                     permit = shared.admit() => permit,
                 };
                 shared.spawn::<L, N>(&mut connections, stream, peer, permit);
             }
-            Err(error) if is_of_connection(&error) => {
+            Err(error) if is_connection_error(&error) => {
                 debug!(%error, "connection aborted before it was accepted");
             }
             Err(error) => {
-                // It may come ten times a second, as long as descriptors are short.
-                if last_error.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                if last_logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                    last_logged = Some(Instant::now());
                     warn!(%error, "can't accept connections, still trying");
                 }
-                last_error = Some(Instant::now());
                 select! {
-                    () = &mut stopping => break,
+                    () = &mut draining => break,
                     () = sleep(ACCEPT_PAUSE) => {}
                 }
             }
@@ -78,8 +77,8 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-/// Errors of the one connection that was to be accepted, not of the listener (accept(2)).
-fn is_of_connection(error: &io::Error) -> bool {
+/// Whether only the connection failed and not the listener (accept(2)). The same errors as in axum's `serve`.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
@@ -87,7 +86,7 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-/// What a connection is accepted for.
+/// What happens to an accepted connection.
 #[derive(Debug)]
 enum Permit {
     Serve(OwnedSemaphorePermit),
@@ -103,12 +102,7 @@ impl<F> Shared<F> {
         }
     }
 
-    pub(super) fn connection_permits(&self) -> &Arc<Semaphore> {
-        &self.connection_permits
-    }
-
-    /// Takes one of the connections that there may be, or else refuses it. When as many are being refused as there may be,
-    /// waits: it is served should there be room by then.
+    /// Admits a connection if there is room for it, and otherwise has it refused. Waits while neither is possible.
     async fn admit(&self) -> Permit {
         let [serve, refuse] = [&self.connection_permits, &self.refusal_permits]
             .map(|permits| Arc::clone(permits).acquire_owned());
@@ -121,7 +115,7 @@ impl<F> Shared<F> {
         }
     }
 
-    /// Serves or refuses the connection in a task of its own.
+    /// Serves or refuses the connection in its own task. A source that panics ends only that task.
     fn spawn<L, N>(
         self: &Arc<Self>,
         connections: &mut JoinSet<()>,
@@ -139,13 +133,13 @@ impl<F> Shared<F> {
                 if shared.context.serve(&mut stream, &peer).await {
                     L::reset(&stream);
                 }
-                // In this order, so that there is a descriptor for the next one.
+                // In this order: the next connection needs the descriptor.
                 drop(stream);
                 drop(permit);
             }),
             Permit::Refuse(permit) => connections.spawn(async move {
                 select! {
-                    () = shared.context.shutdown.finishing.cancelled() => {}
+                    () = shared.context.shutdown.draining.cancelled() => {}
                     () = refuse(stream, &peer, shared.context.config.max_connections) => {}
                 }
                 drop(permit);

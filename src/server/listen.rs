@@ -1,34 +1,35 @@
-//! Listening on every address of a host, with what the connections inherit.
+//! Listening on every address of a host, with the socket options that connections inherit.
 
 use std::{collections::BTreeSet, fmt, future::Future, io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
+    net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
 };
 use tracing::info;
 
-/// How many connections may wait to be accepted. A storm of clients overflows a smaller one, and each then tries
-/// again after a second. (Linux cuts it to `net.core.somaxconn`, by default the same.)
+/// How many connections may wait to be accepted. Clients that find the backlog full retry only after a second. Linux limits
+/// it to `net.core.somaxconn`, whose default is the same.
 const BACKLOG: u32 = 4096;
 
-/// What the kernel may keep for a client that does not read. Linux doubles it (socket(7)), and merges what is short: that
-/// is up to 1,800 notifications.
+/// How many bytes the kernel keeps for a client that doesn't read. Linux doubles it (socket(7)) and merges short writes:
+/// enough for 1,800 notifications.
 const SEND_BUFFER: u32 = 16 * 1024;
 
-/// Where connections come from: TCP, or what a program puts in its place, such as TLS over it.
+/// Where connections come from: TCP, or for example TLS over TCP.
 pub trait Listener: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Accepts the next connection. Cancel safe: a connection that was not returned is not lost.
+    /// Accepts the next connection. Must be cancel safe: a connection that was not returned must not be lost.
     ///
     /// # Errors
     ///
-    /// When there is none to be had, for want of descriptors or memory, or since the client has left by then.
+    /// If the client has already left, or if descriptors or memory are short.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 
-    /// Has the connection reset when it is dropped, since its peer is gone.
+    /// Called for a connection whose peer timed out. TCP makes the drop that follows send a reset, so that the kernel
+    /// doesn't keep unsent data.
     fn reset(_stream: &Self::Stream) {}
 }
 
@@ -40,22 +41,23 @@ impl Listener for TcpListener {
     }
 
     fn reset(stream: &TcpStream) {
-        // Fails for no socket that could still hold anything back.
+        // It fails only for a socket that is already closed.
         let _ = stream.set_zero_linger();
     }
 }
 
-/// Listens on every address that `host`, as in `localhost:8080`, resolves to. An address that this machine does not have is
-/// skipped.
+/// Listens on every address that `host` resolves to, for example `localhost:8080`. Skips addresses that this machine
+/// doesn't have.
 ///
 /// # Errors
 ///
-/// When the host does not resolve, when one of its addresses can't be listened on, or when the machine has none of them.
-pub async fn listen(host: &str) -> io::Result<Vec<TcpListener>> {
-    // A set, since a host may be listed with one address twice.
+/// If the host doesn't resolve, if the machine has none of its addresses, or if listening on one fails otherwise.
+pub async fn listen<A: ToSocketAddrs + fmt::Debug>(host: A) -> io::Result<Vec<TcpListener>> {
+    let name = format!("{host:?}");
+    // A set: a host may have the same address twice.
     let addresses: BTreeSet<SocketAddr> = lookup_host(host)
         .await
-        .map_err(|error| with_address(host, &error))?
+        .map_err(|error| with_address(name, &error))?
         .collect();
     listen_on_each(addresses)
 }
@@ -87,9 +89,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()
     }?;
-    // So that the address can be listened on again at once after the server has stopped.
+    // A restarted server can listen again at once.
     socket.set_reuseaddr(true)?;
-    // Both are inherited by the connections.
+    // Connections inherit both.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_nodelay(true)?;
     socket.bind(address)?;
@@ -111,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_the_machine_does_not_have_is_skipped_as_long_as_one_remains() {
-        // Of RFC 5737, which no machine has.
+        // 192.0.2.1 is for documentation (RFC 5737): no machine has it.
         let [own, foreign] = ["127.0.0.1:0", "192.0.2.1:0"].map(|address| address.parse().unwrap());
         assert_eq!(listen_on_each([foreign, own].into()).unwrap().len(), 1);
         let error = listen_on_each([foreign].into()).unwrap_err().to_string();

@@ -8,19 +8,19 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-/// What a client is sent that has sent a binary message.
+/// The answer to a binary message.
 pub(super) const NO_BINARY: &str = "server doesn't support binary messages";
 
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum CloseReason {
-    /// The client sent a Close frame, and was sent its code back, or 1002 for an invalid one.
+    /// The client sent a Close frame. Its code was sent back.
     ByClient(Option<CloseCode>),
     /// The server closes, with this code and reason.
     ByServer(CloseFrame),
-    /// The client is gone without a Close frame: end of file, or an error of its socket.
+    /// The connection was lost without a Close frame: end of file, or an error of the socket.
     Disconnected(Option<io::ErrorKind>),
-    /// Nothing came from the client, not even a pong.
+    /// The client sent nothing, not even a pong.
     PingTimeout,
     /// A write made no progress for [`WRITE_TIMEOUT`](crate::io::WRITE_TIMEOUT).
     WriteTimeout,
@@ -35,11 +35,7 @@ impl CloseReason {
         by_server(CloseCode::Away, "the server is stopping")
     }
 
-    pub(crate) fn panic() -> Self {
-        by_server(CloseCode::Error, "internal error")
-    }
-
-    /// Whether the client has fallen behind, and so may have much to read before its Close frame.
+    /// Whether the client fell behind, and may have much to read before the Close frame.
     pub(super) fn is_behind(&self) -> bool {
         matches!(self, Self::ByServer(frame) if frame.code == CloseCode::Again)
     }
@@ -63,7 +59,7 @@ impl From<CloseFrame> for CloseReason {
     }
 }
 
-/// tungstenite reports what breaks RFC 6455 but closes for none of it.
+/// tungstenite reports violations of RFC 6455, but does not close the connection.
 impl From<WsError> for CloseReason {
     fn from(error: WsError) -> Self {
         let (code, reason) = match error {
@@ -91,9 +87,9 @@ impl fmt::Display for CloseReason {
             Self::ByServer(CloseFrame { code, reason }) => {
                 write!(f, "closed with {code}: {reason}")
             }
-            Self::Disconnected(None) => write!(f, "end of file"),
-            Self::Disconnected(Some(error)) => write!(f, "{error}"),
-            Self::PingTimeout => write!(f, "no pong in time"),
+            Self::Disconnected(None) => write!(f, "connection lost without a Close frame"),
+            Self::Disconnected(Some(error)) => write!(f, "connection lost: {error}"),
+            Self::PingTimeout => write!(f, "no answer to a ping"),
             Self::WriteTimeout => write!(f, "the client does not read"),
         }
     }

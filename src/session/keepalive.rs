@@ -1,32 +1,29 @@
-//! Whether the peer is still there, and whether a proxy between may think that it is not: when to send a ping, and when
-//! to give the peer up. `session` does either.
+//! When to ping a silent peer, and when to drop it. Also when to ping a peer that is sent nothing: a proxy in between
+//! would close the connection.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long what already lies in the socket may take to be read once the peer's time is up, and how late a check may be
-/// that gives the peer up: the server itself may have been stopped, and then the timers of all its connections are due
-/// before it has read from the last of them.
-const LAST_READ: Duration = Duration::from_millis(50);
+/// How long the peer's bytes may take from the socket to here. If a check is later than that, the server itself was
+/// stopped, and the bytes get this long once more.
+const GRACE: Duration = Duration::from_millis(50);
 
-/// What a check finds.
+/// What to do about a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Enough was said, or the peer has still time to answer.
-    Active,
-    /// Nothing came from the peer, or nothing was sent to it, for as long as the interval.
-    SendPing,
-    /// Nothing came for the interval after the ping either.
-    Dead,
+    Wait,
+    /// One side was silent for the interval.
+    Ping,
+    /// The peer was silent for another interval after the ping.
+    Drop,
 }
 
-/// Judges a peer by when bytes came and went.
 #[derive(Debug)]
 pub(super) struct Keepalive<'a> {
-    /// How long one side may be silent.
+    /// How long a side may be silent.
     interval: &'a Duration,
-    /// When the peer was sent a ping, since nothing had come, and when it is to be given up.
+    /// When the silent peer was pinged, and when to drop it.
     pinged: Option<(Instant, Instant)>,
 }
 
@@ -38,27 +35,27 @@ impl<'a> Keepalive<'a> {
         }
     }
 
-    /// Judges by when a byte last came and when one last went. Returns also when to check next: a check is not moved by
-    /// every byte.
+    /// Judges by the times of the last read and the last write. Also returns when to check next: later bytes don't move a
+    /// check.
     pub(super) fn check(&mut self, last_read: Instant, last_write: Instant) -> (Verdict, Instant) {
         let now = Instant::now();
-        let is_due = |last: Instant| now >= last + *self.interval;
+        let is_silent = |last: Instant| now >= last + *self.interval;
         match &mut self.pinged {
-            Some((since, due)) if last_read < *since => {
-                if now >= *due + LAST_READ {
-                    *due = now + LAST_READ;
-                } else if now >= *due {
-                    return (Verdict::Dead, now);
+            Some((pinged, deadline)) if last_read < *pinged => {
+                if now >= *deadline + GRACE {
+                    *deadline = now + GRACE;
+                } else if now >= *deadline {
+                    return (Verdict::Drop, now);
                 }
-                (Verdict::Active, *due)
+                (Verdict::Wait, *deadline)
             }
-            pinged if is_due(last_read) => {
+            pinged if is_silent(last_read) => {
                 let next = now + *self.interval;
-                *pinged = Some((now, next + LAST_READ));
-                (Verdict::SendPing, next)
+                *pinged = Some((now, next + GRACE));
+                (Verdict::Ping, next)
             }
-            _ if is_due(last_write) => (Verdict::SendPing, last_read + *self.interval),
-            _ => (Verdict::Active, last_read.min(last_write) + *self.interval),
+            _ if is_silent(last_write) => (Verdict::Ping, last_read + *self.interval),
+            _ => (Verdict::Wait, last_read.min(last_write) + *self.interval),
         }
     }
 }
@@ -70,18 +67,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_is_given_up_only_by_a_check_that_was_in_time() {
+    async fn a_peer_is_dropped_only_by_a_check_that_was_in_time() {
         let interval = Duration::from_secs(20);
-        let heard = Instant::now();
+        let last = Instant::now();
         let mut keepalive = Keepalive::new(&interval);
         for (wait, expected) in [
-            (interval, Verdict::SendPing),
-            (interval, Verdict::Active),
-            (3 * LAST_READ, Verdict::Active),
-            (LAST_READ, Verdict::Dead),
+            (interval, Verdict::Ping),
+            (interval, Verdict::Wait),
+            (3 * GRACE, Verdict::Wait),
+            (GRACE, Verdict::Drop),
         ] {
             advance(wait).await;
-            assert_eq!(keepalive.check(heard, heard).0, expected);
+            assert_eq!(keepalive.check(last, last).0, expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The WebSocket under the session: messages in, messages and notifications out, each write in bounded time.
+//! The WebSocket under the session: messages in, messages and notifications out, every write in bounded time.
 
 use std::task::Poll;
 
@@ -22,14 +22,14 @@ use crate::{
     notifications::Notification,
 };
 
-/// The largest frame and message that a client may send: `start` needs 5 bytes, wrong words a line.
+/// The largest frame and message that a client may send, in bytes. `start` has 5.
 const MESSAGE_LIMIT: usize = 4 * 1024;
 
-/// Room for `start` and for pongs, and the most that is read at once. Allocated for each connection.
+/// How many bytes are read at once: enough for `start` and pongs. Allocated for each connection.
 const READ_BUFFER: usize = 128;
 
-/// Limits for tungstenite, whose default buffers are 128 KiB and whose default message limit is 64 MiB. What is to be
-/// written needs none: a flush follows every message, and only what is sent last is two.
+/// tungstenite's defaults are buffers of 128 KiB and messages of 64 MiB. Its write buffer needs no limit: a flush follows
+/// every message.
 fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -51,12 +51,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(message.ok_or(CloseReason::Disconnected(None))??)
     }
 
-    /// Has a message sent by the next flush, if it does not go at once.
+    /// Queues a message for the next flush.
     pub(super) fn send(&mut self, message: Message) -> Result<(), CloseReason> {
         Ok(self.0.start_send_unpin(message)?)
     }
 
-    /// Has a notification sent by the next flush. Returns its size in bytes.
+    /// Queues a notification for the next flush. Returns its size in bytes.
     pub(super) fn push(&mut self, notification: Notification) -> usize {
         let frame = notification.into_frame();
         let size = frame.len();
@@ -64,17 +64,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         size
     }
 
-    /// Sends what is queued and what tungstenite has answered, as far as the kernel takes it at once. Returns whether that
-    /// was all.
+    /// Sends what is queued as far as the kernel takes it at once. Returns whether that was all.
     pub(super) async fn try_flush(&mut self) -> Result<bool, CloseReason> {
-        // A write that tokio's budget for the task put off would look like a client that does not read.
+        // If tokio's budget delayed the write, it would look like a client that doesn't read.
         match poll!(unconstrained(self.0.flush())) {
             Poll::Ready(result) => result.map(|()| true).map_err(Into::into),
             Poll::Pending => Ok(false),
         }
     }
 
-    /// Sends the rest to a client that does not read, for as long as it makes progress.
+    /// Sends what is queued, as long as the client makes progress.
     pub(super) async fn flush(&mut self) -> Result<(), CloseReason> {
         let mut since = Instant::now();
         loop {
@@ -97,8 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.0.get_ref().last_write()
     }
 
-    /// Half-closes, and waits until the client answers the Close frame, and so has read all before it. It has as long as for
-    /// any write: a reset would lose what it has not read yet.
+    /// Half-closes, then waits as long as for a write until the client answers the Close frame. By then it has read
+    /// everything: a reset would lose what it hasn't.
     pub(super) async fn wait_for_close(&mut self) {
         let answered = async {
             if self.0.get_mut().shutdown().await.is_ok() {

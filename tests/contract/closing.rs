@@ -189,33 +189,6 @@ async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000()
     client.expect_close(1000, "nothing to push").await;
 }
 
-/// Panics at `start`, or after it.
-struct Panicking {
-    at_start: bool,
-}
-
-impl Source for Panicking {
-    fn start(&mut self) {
-        assert!(!self.at_start, "a source may have a bug");
-    }
-
-    async fn next(&mut self) -> Result<Notification, CloseFrame> {
-        panic!("a source may have a bug")
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_panic_in_a_source_closes_its_connection_with_1011() {
-    for at_start in [false, true] {
-        let (client, _connection) = pipe_from(4096, move || Panicking { at_start });
-        let mut client = client.into_client().await;
-        client.send("hm").await;
-        client.expect_text("You did not say the magic word!").await;
-        client.send("start").await;
-        client.expect_close(1011, "a panic").await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
     for sent in [vec![], b"GET /".to_vec(), crate::common::HANDSHAKE.into()] {

@@ -613,7 +613,6 @@ fn authorize(request: &Request<()>, peer: SocketAddr) -> Result<Notifications, R
             Ok(Notifications::every(Duration::from_secs(1)))
         }
         ("/news", None) => Err(refuse(StatusCode::FORBIDDEN, "Name a topic.")),
-        ("/panic", _) => panic!("a source that fails"),
         _ => Err(refuse(
             StatusCode::NOT_FOUND,
             "There is nothing at this path.",
@@ -638,21 +637,6 @@ async fn a_source_sees_the_request_and_may_refuse_it() {
     assert_refused(&get("/", token).await, 404, "nothing at this path");
     let absolute = get("http://localhost?topic", token).await;
     assert_refused(&absolute, 404, "nothing at this path");
-}
-
-#[tokio::test]
-async fn a_panic_where_a_source_is_made_is_answered_with_500_and_the_server_serves_on() {
-    let server = Server::start_with(Config::default(), authorize).await;
-    let token = "Authorization: x";
-    let request = handshake_with(token).replacen("GET /", "GET /panic", 1);
-    for _ in 0..2 {
-        assert_refused(&fetch(server.address, &request).await, 500, "failed");
-    }
-    assert_refused(
-        &fetch(server.address, handshake_with(token)).await,
-        404,
-        "path",
-    );
 }
 
 /// A handshake of a browser, and a fault for each row: what stands in place of what, the status, and a word of the answer.

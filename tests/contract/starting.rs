@@ -364,27 +364,6 @@ async fn with_as_many_descriptors_as_it_says_that_it_takes_it_serves() {
 }
 
 #[tokio::test]
-async fn with_too_few_threads_it_ends_with_status_1_and_one_line_that_has_the_number() {
-    // A thread's stack takes address space, which may be limited for any user. With too little the program can't even
-    // be loaded, with enough it finds that it can't listen.
-    for kib in (10_000..100_000).step_by(1000) {
-        let shell = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
-        let command = under(&shell, &["--listen", "192.0.2.1:0"]);
-        let (status, stdout, stderr) = outcome(command).await;
-        if let Some((start, _)) = stderr.split_once(" threads: ") {
-            assert_eq!((status, &*stdout), (Some(1), ""));
-            assert_eq!(stderr.lines().count(), 1, "{stderr}");
-            assert!(
-                start.ends_with(|last: char| last.is_ascii_digit()),
-                "{stderr}"
-            );
-            return;
-        }
-    }
-    panic!("it never had too few threads");
-}
-
-#[tokio::test]
 async fn rust_log_sets_the_log_on_standard_error_and_its_default_is_info() {
     for (filter, shown, hidden) in [
         ("", " INFO ", "DEBUG"),

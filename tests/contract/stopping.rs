@@ -1,10 +1,10 @@
 //! The contract's "Stopping".
 
-use std::{io::ErrorKind, time::Duration};
+use std::{io::ErrorKind, os::unix::process::ExitStatusExt, time::Duration};
 
 use crate::common::{
-    Client, HANDSHAKE, PING, PipeServer, Program, assert_elapsed, connect, fetch, frame, upgraded,
-    wspush,
+    Client, HANDSHAKE, PING, PipeServer, Program, assert_elapsed, connect, fetch, frame, under,
+    upgraded, wspush,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -66,7 +66,7 @@ async fn half_done_handshakes_are_dropped() {
     let (status, _, log) = program.end().await;
     assert_eq!(status, Some(0));
     // Not only when all that is left is cut.
-    assert!(log.contains("stopped cut=0"), "{log}");
+    assert!(log.contains("stopped cut_off=0"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +132,7 @@ async fn with_a_client_that_is_cut_the_exit_status_is_0_too() {
     program.signal("TERM").await;
     let (status, _, log) = program.end().await;
     assert_eq!(status, Some(0));
-    assert!(log.contains("stopped cut=1"), "{log}");
+    assert!(log.contains("stopped cut_off=1"), "{log}");
 }
 
 #[tokio::test]
@@ -162,8 +162,17 @@ async fn the_same_address_can_be_listened_on_again_at_once() {
 }
 
 #[tokio::test]
-async fn a_closed_terminal_does_not_stop_the_server() {
-    let program = Program::listening(&[]).await;
+async fn sighup_ends_the_program_by_its_default_action() {
+    let mut program = Program::listening(&[]).await;
+    program.signal("HUP").await;
+    let status = program.child.wait().await.unwrap();
+    assert_eq!(status.signal(), Some(1));
+}
+
+#[tokio::test]
+async fn under_nohup_the_server_serves_on_after_sighup() {
+    let command = under("exec nohup \"$0\" \"$@\"", &["--listen", "127.0.0.1:0"]);
+    let program = Program::start(command).await;
     program.signal("HUP").await;
     Client::connect(program.address).await;
     assert_eq!(program.stop().await.0, Some(0));
