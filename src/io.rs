@@ -1,8 +1,8 @@
-//! The socket under the handshake and the session: when bytes last came and went, bounded writes, the lingering close.
+//! The socket under the handshake and the session: times of the last read and write, time limits, the lingering close.
 
 use std::{
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,28 +13,30 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Bytes;
 
-/// How long a write may make no progress before the connection ends (as nginx's `send_timeout`). The kernel reports room
-/// only when a third of its buffer is free, so a peer that reads 500 bytes/s shows no progress for half of this time.
+/// How long a write may make no progress, as nginx's `send_timeout`. The kernel reports room only when a third of its buffer
+/// is free: a peer that reads 500 bytes/s shows no progress for half of this time.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many frames are written at once.
-const MAX_SLICES: usize = 64;
+/// How long what a peer has already done may take to be noticed after its time is up.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
-/// How long the peer may take to close its side: some round trips on a bad network.
+/// How many frames are written at once.
+pub(crate) const MAX_FRAMES: usize = 64;
+
+/// How long the peer may take to close its side: a few round trips on a bad network.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A stream that knows when a byte last came and when one last went: tungstenite reports whole messages only.
+/// A stream that knows when bytes were last read and written. tungstenite reports whole messages only.
 #[derive(Debug)]
 pub(crate) struct ActivityStream<S> {
     stream: S,
     last_read: Option<Instant>,
     last_write: Instant,
-    /// Whole frames that go before anything else is written, but for what was already sent of the first.
+    /// Complete frames, less what was already written of the first. They are written before anything else.
     queue: Vec<Bytes>,
 }
 
 impl<S> ActivityStream<S> {
-    /// Counts from now.
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -44,51 +46,73 @@ impl<S> ActivityStream<S> {
         }
     }
 
-    /// Has a frame written by the next flush, before and after which nothing may be half written.
+    /// Queues a complete frame for the next flush.
     pub(crate) fn queue(&mut self, frame: Bytes) {
         self.queue.push(frame);
     }
 
-    /// When a byte last came; as long as none has, when one last went.
+    /// Time of the last byte read, or of the last write if there was none.
     pub(crate) fn last_read(&self) -> Instant {
         self.last_read.unwrap_or(self.last_write)
     }
 
-    /// When a byte last went, or the connection if none has.
+    /// Time of the last byte written, or of the connection's start if there was none.
     pub(crate) fn last_write(&self) -> Instant {
         self.last_write
     }
 
-    /// Whether a byte ever came.
     pub(crate) fn has_received(&self) -> bool {
         self.last_read.is_some()
     }
 }
 
-/// Writes all `bytes` within [`WRITE_TIMEOUT`], or fails with [`io::ErrorKind::TimedOut`].
+/// Like [`timeout`], but fair to a peer when the server itself was stopped: then timers fire before anybody has looked at
+/// the sockets. Past the limit, the future gets [`GRACE`] more, and again if that took twice as long.
+pub(crate) async fn in_time<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut limit = limit;
+    let mut is_grace = false;
+    loop {
+        let begin = Instant::now();
+        if let Ok(output) = timeout(limit, &mut future).await {
+            return Some(output);
+        }
+        if is_grace && begin.elapsed() < 2 * GRACE {
+            return None;
+        }
+        (limit, is_grace) = (GRACE, true);
+    }
+}
+
+/// Writes all bytes within [`WRITE_TIMEOUT`], or fails with [`io::ErrorKind::TimedOut`].
 pub(crate) async fn write_all(
     stream: &mut (impl AsyncWrite + Unpin),
     bytes: &[u8],
 ) -> io::Result<()> {
-    timeout(WRITE_TIMEOUT, stream.write_all(bytes)).await?
+    let write = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    let result = in_time(WRITE_TIMEOUT, write).await;
+    result.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Half-closes, then reads and discards until the peer has closed too, or the time is up.
+/// Half-closes, then reads and discards until the peer has closed too, or its time is up.
 ///
-/// A socket closed while bytes from the peer are unread answers with a reset, at which the peer may throw away
-/// what it was sent last (RFC 9112 §9.6, RFC 6455 §7.1.1).
+/// Closing a socket with unread data resets the connection, and the peer may lose what was sent last (RFC 9112 §9.6,
+/// RFC 6455 §7.1.1).
 pub(crate) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let half_close_and_discard = async {
         if stream.shutdown().await.is_ok() {
             while matches!(stream.read(&mut [0; 512]).await, Ok(1..)) {}
         }
     };
-    // The peer's time is up or it has closed: either way the connection is over.
-    let _ = timeout(LINGER_TIMEOUT, half_close_and_discard).await;
+    // Either way the connection is over.
+    let _ = in_time(LINGER_TIMEOUT, half_close_and_discard).await;
 }
 
 impl<S: AsyncWrite + Unpin> ActivityStream<S> {
-    /// Writes what is queued, many frames at once.
+    /// Writes the queue, many frames at once.
     fn poll_write_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.queue.is_empty() {
             let written = ready!(self.poll_write_frames(cx))?;
@@ -105,11 +129,11 @@ impl<S: AsyncWrite + Unpin> ActivityStream<S> {
 
     fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
-        // The usual case, and send(2) costs less than writev(2).
+        // The usual case: send(2) costs less than writev(2).
         if let [frame] = &*self.queue {
             return stream.poll_write(cx, frame);
         }
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let mut slices = [IoSlice::new(&[]); MAX_FRAMES];
         let mut count = 0;
         for (slice, frame) in slices.iter_mut().zip(&self.queue) {
             *slice = IoSlice::new(frame);
@@ -118,7 +142,7 @@ impl<S: AsyncWrite + Unpin> ActivityStream<S> {
         stream.poll_write_vectored(cx, &slices[..count])
     }
 
-    /// Forgets bytes that were written.
+    /// Removes bytes that were written.
     fn advance(&mut self, mut written: usize) {
         let mut whole = 0;
         for frame in &mut self.queue {

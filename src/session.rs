@@ -9,7 +9,6 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -23,18 +22,18 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub(crate) use self::{close::CloseReason, socket::Socket};
-use self::{
-    close::NO_BINARY,
-    keepalive::{Keepalive, Verdict},
+pub(crate) use self::{close::CloseReason, keepalive::Keepalive, socket::Socket};
+use self::{close::NO_BINARY, keepalive::Verdict};
+use crate::{
+    io::MAX_FRAMES,
+    notifications::{Notification, Source},
 };
-use crate::notifications::{Notification, Source};
 
 const START: &str = "start";
 const WRONG_WORD: &str = "You did not say the magic word!";
 
 /// How many bytes of notifications are written at once: the kernel's send buffer takes no more.
-const BATCH_LIMIT: usize = 16 * 1024;
+const BATCH_SIZE: usize = 16 * 1024;
 
 /// The two steps of a shutdown.
 #[derive(Clone, Debug, Default)]
@@ -47,39 +46,19 @@ pub(crate) struct Shutdown {
 
 /// One client's conversation, from the end of the handshake to the Close frame.
 pub(crate) struct Session<'a, S, N> {
-    socket: Socket<S>,
-    peer: &'a SocketAddr,
-    shutdown: &'a Shutdown,
-    keepalive: Keepalive<'a>,
+    pub(crate) socket: Socket<S>,
+    pub(crate) peer: &'a SocketAddr,
+    pub(crate) shutdown: &'a Shutdown,
+    pub(crate) keepalive: Keepalive<'a>,
     /// When to check the keepalive.
-    timer: Pin<&'a mut Sleep>,
-    source: N,
-    has_started: bool,
+    pub(crate) timer: Pin<&'a mut Sleep>,
+    pub(crate) source: N,
+    pub(crate) has_started: bool,
     /// How many notifications were sent.
     pub(crate) pushed: u64,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
-    pub(crate) fn new(
-        socket: Socket<S>,
-        source: N,
-        peer: &'a SocketAddr,
-        shutdown: &'a Shutdown,
-        keepalive: &'a Duration,
-        timer: Pin<&'a mut Sleep>,
-    ) -> Self {
-        Self {
-            socket,
-            peer,
-            shutdown,
-            keepalive: Keepalive::new(keepalive),
-            timer,
-            source,
-            has_started: false,
-            pushed: 0,
-        }
-    }
-
+impl<S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'_, S, N> {
     /// Handles whatever comes first, until the connection has to end:
     ///
     /// - the next notification, once the client has started,
@@ -110,11 +89,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, N: Source> Session<'a, S, N> {
     /// Queues the notification, and others that are ready.
     fn push(&mut self, notification: Notification) {
         let mut next = Some(notification);
-        let mut size = 0;
+        let (mut size, mut count) = (0, 0);
         while let Some(notification) = next {
             size += self.socket.push(notification);
             self.pushed += 1;
-            next = if size < BATCH_LIMIT {
+            count += 1;
+            next = if size < BATCH_SIZE && count < MAX_FRAMES {
                 self.source.try_next()
             } else {
                 None

@@ -11,6 +11,9 @@ use tokio_tungstenite::tungstenite::{
 /// The answer to a binary message.
 pub(super) const NO_BINARY: &str = "server doesn't support binary messages";
 
+/// The longest close reason in bytes: a control frame carries 125, two of them the code (RFC 6455 §5.5).
+const MAX_REASON: usize = 123;
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub(crate) enum CloseReason {
@@ -53,9 +56,16 @@ fn by_server(code: CloseCode, reason: &'static str) -> CloseReason {
     })
 }
 
+/// A source may choose a code that must not be sent, which becomes 1011, or a reason that is too long.
 impl From<CloseFrame> for CloseReason {
-    fn from(frame: CloseFrame) -> Self {
-        Self::ByServer(frame)
+    fn from(CloseFrame { code, reason }: CloseFrame) -> Self {
+        let code = Some(code).filter(|code| code.is_allowed());
+        let is_end = |at: &usize| reason.is_char_boundary(*at);
+        let end = (0..=MAX_REASON).rev().find(is_end).unwrap_or(0);
+        Self::ByServer(CloseFrame {
+            code: code.unwrap_or(CloseCode::Error),
+            reason: reason[..end].into(),
+        })
     }
 }
 

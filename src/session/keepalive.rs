@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the peer's bytes may take from the socket to here. If a check is later than that, the server itself was
-/// stopped, and the bytes get this long once more.
-const GRACE: Duration = Duration::from_millis(50);
+use crate::io::GRACE;
 
 /// What to do about a peer.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Debug)]
-pub(super) struct Keepalive<'a> {
+pub(crate) struct Keepalive<'a> {
     /// How long a side may be silent.
     interval: &'a Duration,
     /// When the silent peer was pinged, and when to drop it.
@@ -28,7 +26,7 @@ pub(super) struct Keepalive<'a> {
 }
 
 impl<'a> Keepalive<'a> {
-    pub(super) fn new(interval: &'a Duration) -> Self {
+    pub(crate) fn new(interval: &'a Duration) -> Self {
         Self {
             interval,
             pinged: None,
@@ -36,7 +34,7 @@ impl<'a> Keepalive<'a> {
     }
 
     /// Judges by the times of the last read and the last write. Also returns when to check next: later bytes don't move a
-    /// check.
+    /// check. One that is late by more than [`GRACE`] drops nobody: the server itself was stopped.
     pub(super) fn check(&mut self, last_read: Instant, last_write: Instant) -> (Verdict, Instant) {
         let now = Instant::now();
         let is_silent = |last: Instant| now >= last + *self.interval;

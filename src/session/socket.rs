@@ -6,7 +6,7 @@ use futures_util::{SinkExt, StreamExt, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     task::coop::unconstrained,
-    time::{Instant, timeout, timeout_at},
+    time::Instant,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 
 use super::CloseReason;
 use crate::{
-    io::{ActivityStream, WRITE_TIMEOUT, linger},
+    io::{ActivityStream, WRITE_TIMEOUT, in_time, linger},
     notifications::Notification,
 };
 
@@ -75,16 +75,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Sends what is queued, as long as the client makes progress.
     pub(super) async fn flush(&mut self) -> Result<(), CloseReason> {
-        let mut since = Instant::now();
+        let mut progress = Instant::now();
         loop {
-            if let Ok(result) = timeout_at(since + WRITE_TIMEOUT, self.0.flush()).await {
+            let limit = WRITE_TIMEOUT.saturating_sub(progress.elapsed());
+            if let Some(result) = in_time(limit, self.0.flush()).await {
                 return Ok(result?);
             }
-            let last_write = self.last_write();
-            if last_write <= since {
+            if self.last_write() <= progress {
                 return Err(CloseReason::WriteTimeout);
             }
-            since = last_write;
+            progress = self.last_write();
         }
     }
 
@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 while self.recv().await.is_ok_and(|message| !message.is_close()) {}
             }
         };
-        let _ = timeout(WRITE_TIMEOUT, answered).await;
+        let _ = in_time(WRITE_TIMEOUT, answered).await;
     }
 
     pub(super) async fn linger(&mut self) {
