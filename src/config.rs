@@ -1,25 +1,37 @@
-//! The settings of a server, and who may connect by them: under which hosts it may be reached (RFC 9110 §7.2), and from
-//! which browser origins (RFC 6454, RFC 6455 §10.2).
+//! The settings of a server, and which hosts and origins they allow (RFC 9110 §7.2; RFC 6454, RFC 6455 §10.2).
 
 use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, uri::Authority};
 
-/// The default of [`Config::keepalive`]. Proxies commonly close what is idle for 60 s: that leaves room for two pings.
+/// The default of [`Config::keepalive`]. Proxies commonly close a connection that is idle for 60 s: that is time for two
+/// pings.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// The default of [`Config::max_refusals`].
+const MAX_REFUSALS: usize = 64;
+
+/// Longer than any connection lasts. An `Instant` can't be as late as `Duration::MAX`.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+const EXPECTED_ORIGIN: &str = "expected scheme://host or scheme://host:port, for example https://app.example; file:// and null are origins too, * allows all";
+
+const EXPECTED_HOST: &str = "expected a host name or address without a port, for example push.example or 127.0.0.1; without --allow-host any is allowed";
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The browser origins that are let in besides the server's own.
+    /// The browser origins that may connect besides the server's own.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// The host names under which the server may be reached; none means any.
+    /// The host names that clients may use for the server. If empty, any.
     pub allowed_hosts: Vec<AllowedHost>,
-    /// The silence, from the client or to it, after which the client is sent a ping; given as long again to answer.
+    /// How long either side may be silent before the server pings, and again before it drops a client that doesn't answer.
     pub keepalive: Duration,
-    /// The most connections at once, those still in their handshake included.
+    /// The largest number of connections, those in their handshake included.
     pub max_connections: usize,
+    /// How many connections over `max_connections` are refused at the same time.
+    pub max_refusals: usize,
 }
 
 impl Default for Config {
@@ -29,27 +41,38 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             keepalive: KEEPALIVE,
             max_connections: Semaphore::MAX_PERMITS,
+            max_refusals: MAX_REFUSALS,
         }
     }
 }
 
-/// A value of `--allow-host`: a name or an address, without a port.
+/// A host name or an address, without a port: a value of `--allow-host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHost(String);
 
-/// A value of `--allow-origin`: `scheme://host[:port]`, a scheme without a host as in `file://`, which Electron, Cordova
-/// and Qt send, `null`, or `*` for every origin.
+/// A browser origin: a value of `--allow-origin`. This is `scheme://host[:port]`, a scheme without a host as in `file://`,
+/// which Electron, Cordova and Qt send, `null`, or `*` for every origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedOrigin(String);
 
 impl Config {
+    /// Values that an `Instant` or a semaphore can't hold become the largest that they can.
+    pub(crate) fn clamped(self) -> Self {
+        Self {
+            keepalive: self.keepalive.min(FOREVER),
+            max_connections: self.max_connections.min(Semaphore::MAX_PERMITS),
+            max_refusals: self.max_refusals.clamp(1, Semaphore::MAX_PERMITS),
+            ..self
+        }
+    }
+
     pub(crate) fn allows_host(&self, host: &Authority) -> bool {
         let name = without_root(host.host());
         let mut allowed = self.allowed_hosts.iter();
         self.allowed_hosts.is_empty() || allowed.any(|host| host.0.eq_ignore_ascii_case(name))
     }
 
-    /// Whether a page of `origin` may talk to the server that it reached as `host`.
+    /// Whether a page of `origin` may connect to the server that it reached as `host`.
     pub(crate) fn allows_origin(&self, origin: &HeaderValue, host: &Authority) -> bool {
         let origin = normalize(&String::from_utf8_lossy(origin.as_bytes()));
         let mut allowed = self.allowed_origins.iter().map(|allowed| &*allowed.0);
@@ -57,35 +80,67 @@ impl Config {
     }
 }
 
-/// The scheme decides only which port may be left out: TLS may have ended at a proxy.
+/// The option that would allow the host, or why none would.
+pub(crate) fn option_for_host(host: &str) -> Result<String, &'static str> {
+    let AllowedHost(name) = host.parse()?;
+    Ok(format!("--allow-host {name}"))
+}
+
+/// The options that would allow the origins, or why none would.
+pub(crate) fn options_for_origins(origins: &[&HeaderValue]) -> Result<String, &'static str> {
+    let options = origins.iter().map(|origin| {
+        let AllowedOrigin(origin) = String::from_utf8_lossy(origin.as_bytes()).parse()?;
+        // Nobody's origin: it only means every origin to the option.
+        let is_any = origin == "*";
+        (!is_any)
+            .then(|| format!("--allow-origin {origin}"))
+            .ok_or(EXPECTED_ORIGIN)
+    });
+    Ok(options.collect::<Result<Vec<_>, _>>()?.join(" "))
+}
+
+/// Only a default port depends on the scheme: TLS may end at a proxy.
 fn is_own(origin: &str, host: &Authority) -> bool {
     let scheme = origin.split_once("://").map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| origin == normalize(&format!("{scheme}://{host}")))
 }
 
-/// As browsers write it: in lower case, and without its scheme's default port.
+/// As browsers write it: in lower case, without the scheme's default port, and without the `/` that older versions of React
+/// Native add.
 fn normalize(origin: &str) -> String {
     let origin = origin.to_ascii_lowercase();
-    let default_port = match origin.split("://").next() {
-        Some("http" | "ws") => ":80",
-        Some("https" | "wss") => ":443",
-        _ => return origin,
+    let Some((scheme, host)) = origin.split_once("://") else {
+        return origin;
     };
-    origin.strip_suffix(default_port).unwrap_or(&origin).into()
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let default_port = match scheme {
+        "http" | "ws" => ":80",
+        "https" | "wss" => ":443",
+        _ => "",
+    };
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    format!("{scheme}://{host}")
 }
 
-/// A name may be written with the dot of the root behind it, and is the same host.
+/// A name may end with the dot of the root, and still means the same host.
 fn without_root(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// `None` for anything but a host, and perhaps a port, with no user before it.
+/// Returns `None` unless the value is a host with or without a port. A user name is not allowed.
 pub(crate) fn parse_host(value: &[u8]) -> Option<Authority> {
     let host = Authority::try_from(value).ok()?;
     let port = host.as_str().strip_prefix(host.host())?;
-    // A colon without a number is a port left out (RFC 3986 §3.2.3).
+    // After a colon, the port may be missing (RFC 3986 §3.2.3).
     let is_port = ["", ":"].contains(&port) || host.port_u16().is_some();
     (is_port && !host.host().is_empty()).then_some(host)
+}
+
+/// Whether the text has only characters that hosts and origins need. They mean nothing to a shell, so that the options named
+/// in an answer can be copied.
+fn is_plain(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"+-._:/[]".contains(&b))
 }
 
 impl FromStr for AllowedHost {
@@ -97,9 +152,9 @@ impl FromStr for AllowedHost {
             Err(_) => name.trim().to_owned(),
         };
         parse_host(name.as_bytes())
-            .filter(|host| host.host() == name)
+            .filter(|host| host.host() == name && is_plain(&name))
             .map(|host| Self(without_root(host.host()).into()))
-            .ok_or("expected a host name or address without a port, for example push.example or 127.0.0.1")
+            .ok_or(EXPECTED_HOST)
     }
 }
 
@@ -112,11 +167,10 @@ impl FromStr for AllowedOrigin {
             None => ["*", "null"].contains(&&*origin),
             Some(("", _) | ("http" | "https", "")) => false,
             Some((_, host)) => {
-                host.is_empty() || !host.contains('*') && parse_host(host.as_bytes()).is_some()
+                is_plain(&origin) && (host.is_empty() || parse_host(host.as_bytes()).is_some())
             }
         };
-        is_origin.then_some(Self(origin))
-            .ok_or("expected scheme://host or scheme://host:port without a path, for example https://app.example; file:// and null are origins too, * allows every origin")
+        is_origin.then_some(Self(origin)).ok_or(EXPECTED_ORIGIN)
     }
 }
 
@@ -136,6 +190,7 @@ mod tests {
             ("http://a.example:80", "a.example"),
             ("https://a.example", "a.example:443"),
             ("https://a.example:443", "a.example"),
+            ("http://localhost:8080/", "localhost:8080"),
         ] {
             assert!(own(origin, host), "{origin} {host}");
         }
@@ -160,8 +215,10 @@ mod tests {
             "",
             "app.example",
             "https://",
-            "https://app.example/",
+            "https://app.example/path",
+            "https://app.example//",
             "https://a b",
+            "https://a;b",
             "://a",
             "https://a:x",
             "https://u@a",
@@ -169,7 +226,16 @@ mod tests {
         ] {
             assert!(bad.parse::<AllowedOrigin>().is_err(), "{bad}");
         }
-        for bad in ["", "a:80", "[::1]:80", "a b", "https://a", "a/"] {
+        for bad in [
+            "",
+            "a:80",
+            "[::1]:80",
+            "a b",
+            "https://a",
+            "a/",
+            "*",
+            "*.a.example",
+        ] {
             assert!(bad.parse::<AllowedHost>().is_err(), "{bad}");
         }
     }

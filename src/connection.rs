@@ -5,21 +5,22 @@ use std::{net::SocketAddr, pin::pin, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::{Instant, sleep_until, timeout},
+    sync::Notify,
+    time::{Instant, sleep_until},
 };
-use tokio_tungstenite::tungstenite::http::{StatusCode, header::ORIGIN};
-use tracing::info;
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tracing::{field::display, info};
 
 use crate::{
     config::Config,
-    handshake::{self, HandshakeError, Refusal, Request},
-    io::{ActivityStream, linger},
+    handshake::{self, Refusal, RefusedField, Request},
+    io::{ActivityStream, in_time, linger},
     notifications::Source,
-    session::{Session, Shutdown, Socket},
+    session::{Keepalive, Session, Shutdown, Socket},
 };
 
-/// How long to wait for a request before answering 503: clients treat an earlier response as garbage.
-const REFUSAL_DELAY: Duration = Duration::from_secs(2);
+/// How long to wait for a request to answer with 503. Clients treat an earlier response as garbage.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -47,14 +48,16 @@ where
         let Some((socket, source)) = Box::pin(self.handshake(stream, peer)).await else {
             return false;
         };
-        let mut session = Session::new(
+        let mut session = Session {
             socket,
-            source,
             peer,
-            &self.shutdown,
-            &self.config.keepalive,
+            shutdown: &self.shutdown,
+            keepalive: Keepalive::new(&self.config.keepalive),
             timer,
-        );
+            source,
+            has_started: false,
+            pushed: 0,
+        };
         let Err(reason) = session.run().await;
         let notifications = session.pushed;
         Box::pin(session.close(&reason)).await;
@@ -83,36 +86,41 @@ where
         };
         match upgraded {
             Ok((request, source)) => {
-                let origin = request.headers().get(ORIGIN).map(handshake::quote);
-                info!(%peer, origin = origin.map(tracing::field::display), "connected");
+                log_connected(peer, &request);
                 return Some((Socket::new(stream).await, source));
             }
-            Err(HandshakeError::Refused(refusal)) => {
-                log_refusal(peer, &refusal);
+            Err(Some(refusal)) => {
+                // Browsers open spare connections that never send a byte.
+                if stream.has_received() {
+                    log_refusal(peer, &refusal);
+                }
                 answer(&mut stream, refusal).await;
             }
-            Err(HandshakeError::Disconnected) => {}
+            Err(None) => {}
         }
         None
     }
 }
 
-/// Answers a connection over the limit with 503.
-pub(crate) async fn refuse<S>(stream: S, peer: &SocketAddr, limit: usize)
+/// Answers a connection over the limit with 503 once it has sent a request. Until then, it ends without an answer when it
+/// has to make room for another one.
+pub(crate) async fn refuse<S>(stream: S, peer: &SocketAddr, limit: usize, make_room: &Notify)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = ActivityStream::new(stream);
-    let request = handshake::read_request(&mut stream);
+    let request = select! {
+        biased;
+        request = in_time(REQUEST_TIMEOUT, handshake::read_request(&mut stream)) => request,
+        () = make_room.notified() => return,
+    };
     // A load balancer's health check may close without a request.
-    if let Ok(Err(HandshakeError::Disconnected)) = timeout(REFUSAL_DELAY, request).await {
+    if matches!(request, None | Some(Err(None))) {
         return;
     }
     let reason = format!("All {limit} connections are in use. Try again soon.");
     let refusal = handshake::refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
-    if stream.has_received() {
-        log_refusal(peer, &refusal);
-    }
+    log_refusal(peer, &refusal);
     answer(&mut stream, refusal).await;
 }
 
@@ -122,9 +130,27 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal: Ref
     }
 }
 
-/// The page leaves no line: health checks may request it every second.
+fn log_connected(peer: &SocketAddr, request: &Request) {
+    let field = |name| handshake::quote_all(request, name).map(display);
+    let origin = field("Origin");
+    // What a proxy claims.
+    let forwarded_for = field("X-Forwarded-For");
+    // None is selected. Some clients then give up.
+    let subprotocols = field("Sec-WebSocket-Protocol");
+    info!(%peer, origin, forwarded_for, subprotocols, "connected");
+}
+
+/// The page and the answer to OPTIONS leave no line: health checks may request them every second.
 fn log_refusal(peer: &SocketAddr, refusal: &Refusal) {
-    if !refusal.status().is_success() {
-        info!(%peer, status = refusal.status().as_u16(), reason = refusal.body(), "refused");
+    if refusal.status().is_success() {
+        return;
     }
+    let status = refusal.status().as_u16();
+    let refused = refusal.extensions().get::<RefusedField>();
+    let reason = refused.map_or(refusal.body(), |refused| &refused.reason);
+    let field = |name| refused.filter(|refused| refused.name == name);
+    let value = |name| field(name).map(|refused| display(&refused.value));
+    let [host, origin] = ["Host", "Origin"].map(value);
+    let [key, version] = ["Sec-WebSocket-Key", "Sec-WebSocket-Version"].map(value);
+    info!(%peer, status, reason, host, origin, key, version, "refused");
 }

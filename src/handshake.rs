@@ -1,63 +1,46 @@
-//! The opening handshake (RFC 6455 §4.2): reading the request, and upgrading the connection or not.
+//! The opening handshake (RFC 6455 §4.2): reads the request, then upgrades the connection or says how to answer instead.
 //!
-//! The request is read here and not by tungstenite, which refuses what comes byte by byte, and answers what is malformed
-//! with nothing.
+//! Two libraries could read the request, and neither does it as the contract asks. tungstenite's `accept_hdr_async` rejects
+//! heads in many small pieces and keys with stray bits, doesn't answer most malformed requests, and spells the 101 in lower
+//! case. hyper has no 408, answers 400 without a body, spells `Sec-Websocket-Accept`, and boxes the stream.
 
 mod guards;
 mod response;
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    time::timeout,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+pub(crate) use tokio_tungstenite::tungstenite::handshake::server::Request;
 use tokio_tungstenite::tungstenite::{
     handshake::derive_accept_key,
     http::{self, HeaderName, HeaderValue, StatusCode, Version},
 };
 
 pub use self::response::{Refusal, refuse};
-pub(crate) use self::response::{quote, send};
+pub(crate) use self::response::{RefusedField, quote_all, send};
 use crate::{
     config::Config,
-    io::{ActivityStream, write_all},
+    io::{ActivityStream, in_time, write_all},
 };
-pub(crate) use tokio_tungstenite::tungstenite::handshake::server::Request;
 
-/// How long the request's head may take from the connection on.
+/// How long a client has to send the request's head, counted from the start of the connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest head. Browsers send well under 8 KiB, cookies included.
+/// The largest head, in bytes. Browsers send less than 8 KiB, cookies included.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// The most fields.
+/// The largest number of header fields.
 const MAX_FIELDS: usize = 124;
 
-/// Why there is no connection to converse over.
-#[derive(Debug)]
-pub(crate) enum HandshakeError {
-    /// The request is answered with this.
-    Refused(Refusal),
-    /// Nobody is left to answer.
-    Disconnected,
-}
+/// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
-impl From<Refusal> for HandshakeError {
-    fn from(response: Refusal) -> Self {
-        Self::Refused(response)
-    }
-}
+/// Why a handshake failed: the answer to the request, or `None` if nobody is left to read it.
+pub(crate) type HandshakeError = Option<Refusal>;
 
-impl From<io::Error> for HandshakeError {
-    fn from(_: io::Error) -> Self {
-        Self::Disconnected
-    }
-}
-
-/// Reads the request and answers it with 101, or says how it is to be answered. Returns the request, and what `accept`
-/// makes of it once it has passed all guards.
+/// Reads the request and answers it with 101, or returns how to answer it. `accept` is called once the request has passed
+/// all guards, and may still refuse it.
 pub(crate) async fn upgrade<S, T>(
     stream: &mut ActivityStream<S>,
     config: &Config,
@@ -66,27 +49,28 @@ pub(crate) async fn upgrade<S, T>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (request, is_early) = read_request(stream).await?;
-    let key = guards::check(&request, is_early, config)?;
+    let (request, has_more) = read_request(stream).await?;
+    let key = guards::check(&request, has_more, config)?;
     let accepted = accept(&request)?;
-    // Letter for letter as the tutorials print it: small clients compare it so.
+    // Spelt as tutorials print it: small clients compare it letter for letter.
     let switching = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\n\r\n",
         derive_accept_key(key.as_bytes())
     );
-    write_all(stream, switching.as_bytes()).await?;
+    let written = write_all(stream, switching.as_bytes()).await;
+    written.map_err(|_| None)?;
     Ok((request, accepted))
 }
 
-/// Reads the head, in time (RFC 9112 §2). Returns also whether bytes came behind it.
+/// Reads the request's head (RFC 9112 §2). Also returns whether data came after it.
 pub(crate) async fn read_request<S: AsyncRead + Unpin>(
     stream: &mut ActivityStream<S>,
 ) -> Result<(Request, bool), HandshakeError> {
-    let request = timeout(HEAD_TIMEOUT, read_head(stream)).await;
-    request.unwrap_or_else(|_| {
+    let request = in_time(HEAD_TIMEOUT, read_head(stream)).await;
+    request.unwrap_or_else(|| {
         let limit = HEAD_TIMEOUT.as_secs();
-        let reason = format!("The request's head took more than {limit} s. Send it at once.");
+        let reason = format!("The request head took more than {limit} s. Send it at once.");
         Err(refuse(StatusCode::REQUEST_TIMEOUT, reason).into())
     })
 }
@@ -97,21 +81,18 @@ async fn read_head<S: AsyncRead + Unpin>(
     let mut head = Vec::with_capacity(1024);
     loop {
         let read = head.len();
-        if stream.read_buf(&mut head).await? == 0 {
-            return Err(if read > 0 {
-                bad_request("The request ended before the empty line that ends its head.").into()
-            } else {
-                HandshakeError::Disconnected
-            });
+        if stream.read_buf(&mut head).await.map_err(|_| None)? == 0 {
+            let reason = "The request ended before the empty line that ends its head.";
+            return Err((read > 0).then(|| bad_request(reason)));
         }
-        // The first piece may be no HTTP at all; after that only a line's end can change what is known.
+        // The first piece shows whether this is HTTP. After it, only the end of a line can complete the head.
         if (read == 0 || head[read..].contains(&b'\n'))
             && let Some((size, request)) = parse(&head[..head.len().min(HEAD_LIMIT)])?
         {
-            // A head may fill the buffer to its last byte, and what follows still wait in the socket.
+            // If the head fills the buffer, what follows may still be in the socket.
             let more = stream.read(&mut [0]).now_or_never();
-            let is_early = head.len() > size || matches!(more, Some(Ok(1..)));
-            return Ok((request, is_early));
+            let has_more = head.len() > size || matches!(more, Some(Ok(1..)));
+            return Ok((request, has_more));
         }
         if head.len() >= HEAD_LIMIT {
             return Err(too_large("is larger than 64 KiB").into());
@@ -119,8 +100,12 @@ async fn read_head<S: AsyncRead + Unpin>(
     }
 }
 
-/// The request and the size of its head; `None` as long as that is incomplete.
+/// Returns the request and the size of its head, or `None` while the head is incomplete.
 fn parse(head: &[u8]) -> Result<Option<(usize, Request)>, Refusal> {
+    if head.starts_with(&[TLS_HANDSHAKE]) {
+        let reason = "This looks like TLS. Use ws:// and http://, or a proxy that ends TLS in front of wspush.";
+        return Err(bad_request(reason));
+    }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     let size = match parsed.parse(head) {
@@ -159,7 +144,7 @@ fn bad_request(reason: impl Into<String>) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, reason)
 }
 
-fn too_large(what: &str) -> Refusal {
-    let reason = format!("The request's head {what}. Send fewer and shorter fields.");
+fn too_large(fault: &str) -> Refusal {
+    let reason = format!("The request head {fault}. Send fewer and shorter fields.");
     refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
 }

@@ -11,12 +11,20 @@ const RESERVED: usize = 24;
 /// Descriptors for a few connections, and for a few that are being refused.
 const MIN_FOR_CONNECTIONS: usize = 8;
 
-/// Raises the soft limit to the hard one. Returns how many connections there are descriptors for.
+/// How many connections there are descriptors for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    /// Connections that are being refused.
+    pub(crate) refusals: usize,
+}
+
+/// Raises the soft limit to the hard one.
 ///
 /// # Errors
 ///
 /// When the limit leaves no room for a connection. The error names the number of descriptors that it takes.
-pub(crate) fn raise() -> io::Result<usize> {
+pub(crate) fn raise() -> io::Result<Limits> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!(%error, "can't raise the file-descriptor limit");
     }
@@ -29,6 +37,9 @@ pub(crate) fn raise() -> io::Result<usize> {
         )));
     }
     let spare = limit - RESERVED;
-    // The rest is for connections that are being refused.
-    Ok(spare - (spare / 4).min(64))
+    let refusals = (spare / 4).min(64);
+    Ok(Limits {
+        connections: spare - refusals,
+        refusals,
+    })
 }

@@ -6,27 +6,31 @@ mod options;
 mod signals;
 
 use std::{
-    future::pending,
     io::{self, Write},
     process::ExitCode,
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
     select,
-    task::{JoinHandle, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking},
 };
 use tracing::info;
 use wspush::{Config, InputEnd, Lines, Notifications, Server, listen};
 
-use crate::{options::Options, signals::Signals};
+use crate::{limits::Limits, options::Options, signals::Signals};
 
 fn main() -> ExitCode {
     log::start();
     let status = match Options::parse() {
         Ok(options) => run(&options).unwrap_or_else(|error| {
-            log::print(format_args!("wspush: {error}\n"));
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "; choose another address with --listen",
+                _ => "",
+            };
+            log::print(format_args!("wspush: {error}{hint}\n"));
             ExitCode::FAILURE
         }),
         Err(error) if error.use_stderr() => {
@@ -44,26 +48,26 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
-    let connections = limits::raise()?;
+    let limits = limits::raise()?;
     let runtime = Runtime::new()?;
-    let status = runtime.block_on(serve(options, connections));
+    let status = runtime.block_on(serve(options, limits));
     // Dropping it would wait for a host that is still being resolved.
     runtime.shutdown_background();
     status
 }
 
-async fn serve(options: &Options, connections: usize) -> io::Result<ExitCode> {
+async fn serve(options: &Options, limits: Limits) -> io::Result<ExitCode> {
     let mut signals = Signals::install()?;
     let listeners = select! {
         listeners = listen(&options.listen) => listeners?,
         () = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     announce(&listeners)?;
-    let config = options.config(connections);
+    let config = options.config(limits);
     let (mut server, input) = start(listeners, config, options)?;
     select! {
         () = signals.recv() => {}
-        end = input_end(input) => select! {
+        Some(end) = OptionFuture::from(input) => select! {
             () = server.drain() => return input_status(end),
             () = signals.recv() => {}
         },
@@ -97,25 +101,15 @@ fn start(
 ) -> io::Result<(Server, Option<JoinHandle<InputEnd>>)> {
     if options.stdin {
         let (lines, input) = Lines::read(io::stdin(), options.history)?;
-        let server = Server::start(listeners, config, move |_, _| Ok(lines.source()));
-        return Ok((server, Some(input)));
+        let new_source = move |_: &_, _| Ok(lines.source());
+        return Ok((Server::start(listeners, config, new_source), Some(input)));
     }
     let interval = options.interval;
-    let server = Server::start(listeners, config, move |_, _| {
-        Ok(Notifications::every(interval))
-    });
-    Ok((server, None))
+    let new_source = move |_: &_, _| Ok(Notifications::every(interval));
+    Ok((Server::start(listeners, config, new_source), None))
 }
 
-/// Waits for the end of the input, or without one forever.
-async fn input_end(input: Option<JoinHandle<InputEnd>>) -> io::Result<InputEnd> {
-    match input {
-        Some(input) => input.await.map_err(io::Error::other),
-        None => pending().await,
-    }
-}
-
-fn input_status(end: io::Result<InputEnd>) -> io::Result<ExitCode> {
+fn input_status(end: Result<InputEnd, JoinError>) -> io::Result<ExitCode> {
     match end? {
         InputEnd {
             error: Some(error), ..

@@ -5,15 +5,16 @@ mod listen;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::info;
 
-use self::accept::{Shared, accept_loop};
+use self::accept::Shared;
 pub use self::listen::{Listener, listen};
 use crate::{
     config::Config,
     connection::Context,
     handshake::{Refusal, Request},
+    io::in_time,
     notifications::Source,
     session::Shutdown,
 };
@@ -37,14 +38,14 @@ impl Server {
     /// # Panics
     ///
     /// When called outside a tokio runtime.
-    pub fn start<L, F, N>(listeners: Vec<L>, mut config: Config, new_source: F) -> Self
+    pub fn start<L, F, N>(listeners: Vec<L>, config: Config, new_source: F) -> Self
     where
         L: Listener,
         F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
         N: Source,
     {
         let shutdown = Shutdown::default();
-        config.max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let config = config.clamped();
         let max_connections = config.max_connections;
         let shared = Arc::new(Shared::new(Context {
             config,
@@ -54,7 +55,7 @@ impl Server {
         let connection_permits = Arc::clone(&shared.connection_permits);
         let mut accept_loops = JoinSet::new();
         for listener in listeners {
-            accept_loops.spawn(accept_loop(listener, Arc::clone(&shared)));
+            accept_loops.spawn(Arc::clone(&shared).accept_loop(listener));
         }
         Self {
             shutdown,
@@ -78,7 +79,7 @@ impl Server {
         info!(connections = self.connection_count(), "stopping");
         self.shutdown.draining.cancel();
         let all_ended = async { while self.accept_loops.join_next().await.is_some() {} };
-        let _ = timeout(DRAIN_TIMEOUT, all_ended).await;
+        let _ = in_time(DRAIN_TIMEOUT, all_ended).await;
         info!(cut_off = self.connection_count(), "stopped");
         self.accept_loops.shutdown().await;
     }

@@ -1,5 +1,4 @@
-//! The answers other than 101: what their fields and bodies are (RFC 9110 §15). Which request gets which one is decided in
-//! `guards`.
+//! The answers other than 101 (RFC 9110 §15). `guards` decides which request gets which.
 
 use std::{io, time::SystemTime};
 
@@ -10,95 +9,135 @@ use tokio_tungstenite::tungstenite::{
         self, HeaderName, HeaderValue, Method, StatusCode,
         header::{
             ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-            CONTENT_TYPE, DATE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+            CONTENT_TYPE, DATE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
             X_CONTENT_TYPE_OPTIONS,
         },
     },
 };
 
+use super::Request;
 use crate::io::write_all;
 
-/// An HTTP answer other than 101, after which the connection ends. Its body says what was wrong, and what would be right.
+/// An HTTP response other than 101. It ends the connection. Its body says what was wrong and what would be right.
 pub type Refusal = Box<http::Response<String>>;
 
-/// How much of a value from the peer is quoted back to it and to the log.
+/// How many characters of a peer's value an answer or the log quotes.
 const QUOTE_LIMIT: usize = 100;
 
-/// What a browser that opens the server's URL is shown: a live client.
+/// A WebSocket client, shown to browsers that open the server's URL.
 const PAGE: &str = include_str!("page.html");
 
-/// Lets in the page's own style and script, by their hashes, its empty icon, and connections to where it came from.
+/// Allows the page's own style and script by their hashes, its empty icon, and connections to its own origin.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'sha256-xoMP46o0IybWKNgmLYP+HYXxz7O4j4TikLBwjp4rYmI='; script-src 'sha256-TZMyQwBI0CeiIYnj3QdNcQuFDRetUxVoIZ8TuQHPakI='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The header field that a request was refused for. The body quotes it, and the log has it in a field of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct RefusedField {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    /// The body without the value.
+    pub(crate) reason: String,
+}
+
 pub(super) fn page(method: &Method) -> Refusal {
     let body = if method == Method::HEAD { "" } else { PAGE };
-    let mut page = Refusal::new(http::Response::new(body.into()));
+    let mut page = refuse(StatusCode::OK, body);
     let fields = page.headers_mut();
-    fields.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
     fields.insert(CONTENT_LENGTH, PAGE.len().into());
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(PAGE_POLICY),
-    );
+    for (name, value) in [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
     page
 }
 
-/// Refuses a client for this reason. Fields may be added, such as `WWW-Authenticate` to a 401.
+/// `HAProxy` sends OPTIONS as its default health check.
+pub(super) fn options() -> Refusal {
+    refuse(StatusCode::NO_CONTENT, "")
+}
+
+/// Rejects a client with this status. The reason becomes the body. Header fields may be added.
+///
+/// A 401 has `WWW-Authenticate: Bearer` unless it gets another challenge.
 pub fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {
     let mut refusal = Refusal::new(http::Response::new(reason.into()));
     *refusal.status_mut() = status;
     refusal
 }
 
-/// What the status asks for.
-fn fields_of(status: StatusCode) -> &'static [(HeaderName, &'static str)] {
+/// Refuses a request for the value of a header field, or for its absence.
+pub(super) fn refuse_field(
+    status: StatusCode,
+    (name, value): (&'static str, Option<String>),
+    fault: &str,
+    remedy: &str,
+) -> Refusal {
+    let Some(value) = value else {
+        return refuse(status, format!("The request has no {name}. {remedy}"));
+    };
+    let mut refusal = refuse(status, format!("The {name} {value} {fault}. {remedy}"));
+    let reason = format!("The {name} {fault}. {remedy}");
+    let field = RefusedField {
+        name,
+        value,
+        reason,
+    };
+    refusal.extensions_mut().insert(field);
+    refusal
+}
+
+/// The fields that a status requires.
+fn required_fields(status: StatusCode) -> &'static [(HeaderName, &'static str)] {
     match status {
-        StatusCode::METHOD_NOT_ALLOWED => &[(ALLOW, "GET, HEAD")],
+        StatusCode::NO_CONTENT | StatusCode::METHOD_NOT_ALLOWED => &[(ALLOW, "GET, HEAD, OPTIONS")],
+        StatusCode::UNAUTHORIZED => &[(WWW_AUTHENTICATE, "Bearer")],
         StatusCode::UPGRADE_REQUIRED => &[
             (CONNECTION, "Upgrade, close"),
             (UPGRADE, "websocket"),
             (SEC_WEBSOCKET_VERSION, "13"),
         ],
-        // Soon, since a connection that ends makes room at once.
+        // Soon: a connection that ends makes room at once.
         StatusCode::SERVICE_UNAVAILABLE => &[(RETRY_AFTER, "5")],
         _ => &[],
     }
 }
 
-/// Sends the answer, whole (RFC 9112 §4), with the fields that it has not got yet.
+/// Sends the response, with the fields that it still lacks (RFC 9112 §4).
 pub(crate) async fn send(
     mut response: Refusal,
     stream: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let status = response.status();
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        // It may answer a HEAD (RFC 9110 §9.3.2).
+        // It may answer a HEAD, which gets no body (RFC 9110 §9.3.2).
         response.body_mut().clear();
     } else if !status.is_success() {
         response.body_mut().push('\n');
     }
     let length = response.body().len();
     let fields = response.headers_mut();
-    for (name, value) in fields_of(status) {
-        fields
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
+    let mut add = |name, value| {
+        fields.entry(name).or_insert(value);
+    };
+    for (name, value) in required_fields(status) {
+        add(name, HeaderValue::from_static(value));
     }
     if length > 0 {
-        fields
-            .entry(CONTENT_TYPE)
-            .or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+        add(
+            &CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
     }
-    fields.entry(CONTENT_LENGTH).or_insert(length.into());
-    fields
-        .entry(CONNECTION)
-        .or_insert(HeaderValue::from_static("close"));
-    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A 204 has none (RFC 9110 §8.6).
+    if status != StatusCode::NO_CONTENT {
+        add(&CONTENT_LENGTH, length.into());
+    }
+    add(&CONNECTION, HeaderValue::from_static("close"));
+    add(&X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let date = httpdate::fmt_http_date(SystemTime::now());
     fields.extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
     let mut bytes = Vec::new();
@@ -107,9 +146,16 @@ pub(crate) async fn send(
     write_all(stream, &bytes).await
 }
 
-/// The value escaped and cut, for nothing that a peer sends is to reach an answer or the log as it is.
-pub(crate) fn quote(value: impl AsRef<[u8]>) -> String {
-    let text = String::from_utf8_lossy(value.as_ref());
+/// All values of a field, as [`quote`] shows them.
+pub(crate) fn quote_all(request: &Request, name: &str) -> Option<String> {
+    let values = request.headers().get_all(name).iter();
+    let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
+    (!values.is_empty()).then(|| quote(&values.join(&b", "[..])))
+}
+
+/// The value escaped and shortened: nothing that a peer sends may reach an answer or the log as it is.
+pub(super) fn quote(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
     let start: String = text.chars().take(QUOTE_LIMIT).collect();
     format!("{start:?}")
 }

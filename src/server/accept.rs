@@ -2,9 +2,10 @@
 
 use std::{future::pending, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     select,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -16,9 +17,6 @@ use crate::{
     handshake::{Refusal, Request},
     notifications::Source,
 };
-
-/// How many connections are refused at once. Further ones wait in the kernel's backlog.
-const MAX_REFUSALS: usize = 64;
 
 /// How long to wait after an accept that failed for want of a descriptor or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,49 +30,15 @@ pub(super) struct Shared<F> {
     context: Context<F>,
     pub(super) connection_permits: Arc<Semaphore>,
     refusal_permits: Arc<Semaphore>,
+    /// Ends the refusal that has waited longest for a request.
+    make_room: Notify,
 }
 
-/// Accepts connections until the server stops, then waits until they have ended.
-pub(super) async fn accept_loop<L, F, N>(mut listener: L, shared: Arc<Shared<F>>)
-where
-    L: Listener,
-    F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
-    N: Source,
-{
-    let mut connections = JoinSet::new();
-    let mut last_logged: Option<Instant> = None;
-    let mut draining = pin!(shared.context.shutdown.draining.cancelled());
-    loop {
-        let accepted = select! {
-            () = &mut draining => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let permit = select! {
-                    () = &mut draining => break,
-                    permit = shared.admit() => permit,
-                };
-                shared.spawn::<L, N>(&mut connections, stream, peer, permit);
-            }
-            Err(error) if is_connection_error(&error) => {
-                debug!(%error, "connection aborted before it was accepted");
-            }
-            Err(error) => {
-                if last_logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
-                    last_logged = Some(Instant::now());
-                    warn!(%error, "can't accept connections, still trying");
-                }
-                select! {
-                    () = &mut draining => break,
-                    () = sleep(ACCEPT_PAUSE) => {}
-                }
-            }
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+/// What happens to an accepted connection.
+#[derive(Debug)]
+enum Permit {
+    Serve(OwnedSemaphorePermit),
+    Refuse(OwnedSemaphorePermit),
 }
 
 /// Whether only the connection failed and not the listener (accept(2)). The same errors as in axum's `serve`.
@@ -86,47 +50,85 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-/// What happens to an accepted connection.
-#[derive(Debug)]
-enum Permit {
-    Serve(OwnedSemaphorePermit),
-    Refuse(OwnedSemaphorePermit),
-}
-
-impl<F> Shared<F> {
+impl<F, N> Shared<F>
+where
+    F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
+    N: Source,
+{
     pub(super) fn new(context: Context<F>) -> Self {
         Self {
             connection_permits: Arc::new(Semaphore::new(context.config.max_connections)),
-            refusal_permits: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            refusal_permits: Arc::new(Semaphore::new(context.config.max_refusals)),
+            make_room: Notify::new(),
             context,
         }
     }
 
-    /// Admits a connection if there is room for it, and otherwise has it refused. Waits while neither is possible.
+    /// Accepts connections until the server stops, then waits until they have ended.
+    pub(super) async fn accept_loop<L: Listener>(self: Arc<Self>, mut listener: L) {
+        let mut connections = JoinSet::new();
+        let mut last_logged: Option<Instant> = None;
+        let mut draining = pin!(self.context.shutdown.draining.cancelled());
+        loop {
+            let accepted = select! {
+                () = &mut draining => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let permit = select! {
+                        () = &mut draining => break,
+                        permit = self.admit() => permit,
+                    };
+                    self.spawn::<L>(&mut connections, stream, peer, permit);
+                }
+                Err(error) if is_connection_error(&error) => {
+                    debug!(%error, "connection aborted before it was accepted");
+                }
+                Err(error) => {
+                    if last_logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+                        last_logged = Some(Instant::now());
+                        warn!(%error, "can't accept connections, still trying");
+                    }
+                    select! {
+                        () = &mut draining => break,
+                        () = sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// Admits a connection if there is room for it, and otherwise has it refused.
     async fn admit(&self) -> Permit {
-        let [serve, refuse] = [&self.connection_permits, &self.refusal_permits]
-            .map(|permits| Arc::clone(permits).acquire_owned());
+        let permits = [&self.connection_permits, &self.refusal_permits];
+        if permits.map(|permits| permits.available_permits()) == [0, 0] {
+            self.make_room.notify_one();
+        }
+        let [serve, refuse] = permits.map(|permits| Arc::clone(permits).acquire_owned());
         // No semaphore is ever closed.
-        select! {
+        let permit = select! {
             biased;
             Ok(permit) = serve => Permit::Serve(permit),
             Ok(permit) = refuse => Permit::Refuse(permit),
             else => pending().await,
-        }
+        };
+        // Left over, the notification would end a refusal that has just begun.
+        let _ = self.make_room.notified().now_or_never();
+        permit
     }
 
     /// Serves or refuses the connection in its own task. A source that panics ends only that task.
-    fn spawn<L, N>(
+    fn spawn<L: Listener>(
         self: &Arc<Self>,
         connections: &mut JoinSet<()>,
         mut stream: L::Stream,
         peer: SocketAddr,
         permit: Permit,
-    ) where
-        L: Listener,
-        F: Fn(&Request, SocketAddr) -> Result<N, Refusal> + Send + Sync + 'static,
-        N: Source,
-    {
+    ) {
         let shared = Arc::clone(self);
         match permit {
             Permit::Serve(permit) => connections.spawn(async move {
@@ -138,9 +140,10 @@ impl<F> Shared<F> {
                 drop(permit);
             }),
             Permit::Refuse(permit) => connections.spawn(async move {
+                let limit = shared.context.config.max_connections;
                 select! {
                     () = shared.context.shutdown.draining.cancelled() => {}
-                    () = refuse(stream, &peer, shared.context.config.max_connections) => {}
+                    () = refuse(stream, &peer, limit, &shared.make_room) => {}
                 }
                 drop(permit);
             }),

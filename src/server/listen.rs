@@ -12,9 +12,9 @@ use tracing::info;
 /// it to `net.core.somaxconn`, whose default is the same.
 const BACKLOG: u32 = 4096;
 
-/// How many bytes the kernel keeps for a client that doesn't read. Linux doubles it (socket(7)) and merges short writes:
-/// enough for 1,800 notifications.
-const SEND_BUFFER: u32 = 16 * 1024;
+/// How many bytes the kernel keeps for a client that doesn't read, and how many that the server hasn't read yet. Linux doubles
+/// it (socket(7)) and merges short writes: enough for 1,800 notifications.
+const SOCKET_BUFFER: u32 = 16 * 1024;
 
 /// Where connections come from: TCP, or for example TLS over TCP.
 pub trait Listener: Send + 'static {
@@ -91,8 +91,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     }?;
     // A restarted server can listen again at once.
     socket.set_reuseaddr(true)?;
-    // Connections inherit both.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // Connections inherit these. Set before listening, the receive buffer also bounds the window.
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
