@@ -37,8 +37,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 static QUEUE: Queue = Queue {
     state: Mutex::new(State {
-        lines: VecDeque::new(),
-        size: 0,
+        bytes: VecDeque::new(),
         lost: 0,
     }),
     changed: Condvar::new(),
@@ -51,9 +50,7 @@ struct Queue {
 
 struct State {
     /// Whole lines. They stay here until they are written.
-    lines: VecDeque<Vec<u8>>,
-    /// Their size in bytes.
-    size: usize,
+    bytes: VecDeque<u8>,
     /// How many lines did not fit since that was last logged.
     lost: usize,
 }
@@ -63,12 +60,9 @@ pub(crate) fn start() {
     // Never joined: it may be blocked in a write forever.
     thread::spawn(|| {
         loop {
-            QUEUE.wait_for_line();
-            thread::sleep(BATCH_DELAY);
-            while let Some(chunk) = QUEUE.first_chunk() {
-                write_all(io::stderr(), &chunk);
-                QUEUE.remove(chunk.len());
-            }
+            let chunk = QUEUE.first_chunk();
+            write_all(io::stderr(), &chunk);
+            QUEUE.remove(chunk.len());
         }
     });
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -104,7 +98,7 @@ pub(crate) fn print(text: impl Display) {
 
 /// Waits for a short time until everything is written.
 pub(crate) fn flush() {
-    let is_waiting = |state: &mut State| !state.lines.is_empty();
+    let is_waiting = |state: &mut State| !state.bytes.is_empty();
     let _ = QUEUE
         .changed
         .wait_timeout_while(QUEUE.lock(), FLUSH_TIMEOUT, is_waiting);
@@ -118,48 +112,44 @@ impl Queue {
 
     fn push(&self, line: &[u8]) {
         let mut state = self.lock();
-        if state.size + line.len() > QUEUE_LIMIT {
+        if state.bytes.len() + line.len() > QUEUE_LIMIT {
             state.lost += 1;
             return;
         }
-        state.lines.push_back(line.to_vec());
-        state.size += line.len();
+        state.bytes.extend(line);
         self.changed.notify_all();
     }
 
-    fn wait_for_line(&self) {
-        let is_empty = |state: &mut State| state.lines.is_empty();
-        drop(self.changed.wait_while(self.lock(), is_empty));
-    }
-
-    /// As many of the first lines as are written at once.
-    fn first_chunk(&self) -> Option<Vec<u8>> {
-        let state = self.lock();
-        let mut chunk = state.lines.front()?.clone();
-        for line in state.lines.range(1..) {
-            if chunk.len() + line.len() > WRITE_LIMIT {
-                break;
-            }
-            chunk.extend_from_slice(line);
-        }
-        Some(chunk)
-    }
-
-    /// Removes lines of this size, which are written. Logs how many were lost, now that there is room again.
-    fn remove(&self, mut size: usize) {
+    /// Waits for lines. Returns as many of the first ones as are written at once.
+    fn first_chunk(&self) -> Vec<u8> {
         let mut state = self.lock();
-        state.size -= size;
-        while size > 0 {
-            size -= state.lines.pop_front().map_or(size, |line| line.len());
+        if state.bytes.is_empty() {
+            let is_empty = |state: &mut State| state.bytes.is_empty();
+            drop(self.changed.wait_while(state, is_empty));
+            thread::sleep(BATCH_DELAY);
+            state = self.lock();
         }
-        let is_half_empty = state.size <= QUEUE_LIMIT / 2;
+        let bytes = &*state.bytes.make_contiguous();
+        let first = &bytes[..bytes.len().min(WRITE_LIMIT)];
+        let is_end = |&b: &u8| b == b'\n';
+        // The first line may be longer.
+        let end = first.iter().rposition(is_end);
+        let end = end.or_else(|| bytes.iter().position(is_end));
+        bytes[..end.map_or(bytes.len(), |end| end + 1)].to_vec()
+    }
+
+    /// Removes bytes that are written. Logs how many lines were lost, now that there is room again.
+    fn remove(&self, size: usize) {
+        let mut state = self.lock();
+        state.bytes.drain(..size);
+        let is_half_empty = state.bytes.len() <= QUEUE_LIMIT / 2;
         let lost = if is_half_empty {
             mem::take(&mut state.lost)
         } else {
             0
         };
-        self.changed.notify_all();
         drop(state);
+        self.changed.notify_all();
         if lost > 0 {
             warn!(
                 lines = lost,
