@@ -1,4 +1,4 @@
-//! Where notifications come from: the [`Source`] is what to replace for a push service of another kind.
+//! Where notifications come from. Implement [`Source`] to push something else.
 
 mod counter;
 mod lines;
@@ -19,12 +19,12 @@ pub use self::{
     lines::{InputEnd, Lines, LinesSource},
 };
 
-/// One text message, framed once for every client that it is pushed to: a server's frames are not masked (RFC 6455 §5.1).
+/// A text message. It is framed once for all clients: a server doesn't mask its frames (RFC 6455 §5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification(Bytes);
 
 impl Notification {
-    /// Frames the text, unfragmented.
+    /// Frames the text as one unfragmented message.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let header = FrameHeader {
@@ -33,10 +33,15 @@ impl Notification {
         };
         let length = text.len() as u64;
         let mut frame = Vec::with_capacity(header.len(length) + text.len());
-        // Writing to a vector does not fail.
+        // Writing to a vector never fails.
         let _ = header.format(length, &mut frame);
         frame.extend_from_slice(text.as_bytes());
         Self(frame.into())
+    }
+
+    /// The frame's size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.0.len() as u64
     }
 
     pub(crate) fn into_frame(self) -> Bytes {
@@ -46,28 +51,30 @@ impl Notification {
 
 /// What is pushed to one client.
 ///
-/// It is made at the client's handshake, from its request, and dropped when its connection closes.
-/// No method may block its thread, which serves other clients too: use tokio's channels, timers and `spawn_blocking`.
-/// A panic closes the connection with 1011.
+/// The source is made from the client's handshake, and dropped when its connection closes. No method may block the thread,
+/// which serves other clients too: use tokio's channels, timers and `spawn_blocking`. A panic ends the connection without a
+/// Close frame.
 ///
-/// What many clients share waits for the slowest of them and has to be bounded: [`Lines`] closes the connection of a
-/// client that falls too far behind with 1013.
+/// What clients share must be bounded, because the slowest client keeps it longest. [`Lines`] closes a client that is too far
+/// behind with 1013.
 pub trait Source: Send + 'static {
-    /// The client has said `start`. Nothing else is called before.
+    /// Called when the client says `start`, before all other methods.
     fn start(&mut self);
 
-    /// Waits for the next notification; the error is the Close frame that ends the connection, and is returned again
-    /// when asked again. Cancel safe: what was not returned is not lost.
+    /// Waits for the next notification. The error is the Close frame that ends the connection.
+    ///
+    /// Must be cancel safe: a notification that was not returned must not be lost.
     fn next(&mut self) -> impl Future<Output = Result<Notification, CloseFrame>> + Send;
 
-    /// The next notification if it is there already: several go to the client in one write.
+    /// Returns the next notification if it is ready, so that several are sent with one write. After the last one, `next`
+    /// returns the error.
     fn try_next(&mut self) -> Option<Notification> {
         None
     }
 
-    /// The client has stopped reading, and nothing is asked for until [`resume`](Self::resume).
+    /// Called when the client stops reading. Nothing else is called until [`resume`](Self::resume).
     fn pause(&mut self) {}
 
-    /// The client reads again. What is not to be sent late is left out here.
+    /// Called when the client reads again. Notifications that are no use late can be skipped here.
     fn resume(&mut self) {}
 }

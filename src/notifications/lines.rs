@@ -1,10 +1,12 @@
 //! The lines of an input, such as standard input, pushed to every client.
 //!
-//! A thread reads them (`reader`), a task publishes them, and each client takes them from one shared `backlog`. The task
-//! stands between, since it would cost the thread a system call to wake each client.
+//! A thread reads them (`reader`), a task publishes them, and every client takes them from one `backlog`. Without the task
+//! in between, the thread would need a system call to wake each client.
 
 mod backlog;
+mod patience;
 mod reader;
+mod source;
 
 use std::{
     io::{self, Read},
@@ -19,25 +21,23 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep},
 };
 
-pub use self::reader::InputEnd;
 use self::{
-    backlog::{Backlog, Lost, Place},
+    backlog::{Backlog, Place},
+    patience::Patience,
     reader::read_lines,
 };
-use super::{CloseCode, CloseFrame, Notification, Source};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+pub use self::{reader::InputEnd, source::LinesSource};
+use super::Notification;
+use crate::io::{GRACE, in_time};
 
-/// How many lines may be read ahead of what is published: enough to seldom wait for the other side's wake-up.
+/// How many lines are read ahead of the publisher: enough to rarely wait for each other's wake-up.
 const QUEUE: usize = 64;
 
-/// How long the producer waits for clients that are [`LIMIT`](backlog::LIMIT) lines behind.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a signal may come after the end of the input. One that ends the producer along with the server, as Ctrl-C does
-/// in a pipeline, is to close the clients with 1001, at which they connect again, and not with 1000.
+/// How long a signal may come after the end of the input. Ctrl-C ends the producer of a pipeline too, and clients must get
+/// 1001, after which they connect again, and not 1000.
 const END_DELAY: Duration = Duration::from_millis(100);
 
 /// The lines of an input, for any number of clients.
@@ -49,25 +49,24 @@ struct Shared {
     backlog: Mutex<Backlog>,
     /// How many notifications were read, published or not.
     read: AtomicU64,
-    /// For clients: something was published, or the input has ended.
+    /// Wakes clients: something was published, or the input has ended.
     published: Notify,
-    /// For the publisher: all clients that read have taken all.
+    /// Wakes the publisher: all readers have taken everything, or a paused client has moved.
     taken: Notify,
 }
 
 impl Lines {
-    /// Reads the input in a thread of its own. The task that is returned with the lines ends when the input has ended and
-    /// all of it is published; clients may still have to take what is left.
+    /// Reads an input in its own thread. A client's `start` brings the last `history` lines first, up to 1,000 and 8 MiB.
     ///
-    /// Clients are sent the last `history` lines at their `start`, up to 4,096.
+    /// The returned task ends when the input has ended and every line is published. Clients may still have to take some.
     ///
     /// # Errors
     ///
-    /// When the thread can't be started.
+    /// If the thread can't be started.
     ///
     /// # Panics
     ///
-    /// When it is called outside of a tokio runtime.
+    /// When called outside a tokio runtime.
     pub fn read(
         input: impl Read + Send + 'static,
         history: usize,
@@ -78,55 +77,53 @@ impl Lines {
             published: Notify::new(),
             taken: Notify::new(),
         });
-        let (queue, queued) = mpsc::channel(QUEUE);
+        let (queue, mut queued) = mpsc::channel(QUEUE);
+        // Has the queue allocate its memory now. Later, in between long lines, it would keep their memory from being returned
+        // to the system.
+        for _ in 0..2 * QUEUE {
+            let _ = queue
+                .try_send(None)
+                .or_else(|_| queued.try_recv().map(drop));
+        }
         let counted = Arc::clone(&shared);
         let reader = thread::Builder::new().name("input".into()).spawn(move || {
             read_lines(input, |line| {
                 counted.read.fetch_add(1, Ordering::Relaxed);
-                // Fails when the server has stopped.
-                queue.blocking_send(line).is_ok()
+                // It fails once the server has stopped.
+                queue.blocking_send(Some(line)).is_ok()
             })
         })?;
         let lines = Self(Arc::clone(&shared));
         let publisher = tokio::spawn(async move {
             shared.publish_all(queued).await;
-            // It has dropped the queue, so it has all but ended.
-            let panicked = |_| InputEnd::failed(io::Error::other("reading the input panicked"));
-            reader.join().unwrap_or_else(panicked)
+            // The thread has dropped the queue, so it ends now.
+            reader.join().unwrap_or_default()
         });
         Ok((lines, publisher))
     }
 
-    /// What one client is pushed: the lines that are read from its `start` on, and the history before them.
+    /// Returns a source for one client.
     #[must_use]
     pub fn source(&self) -> LinesSource {
-        LinesSource {
-            shared: Arc::clone(&self.0),
-            place: None,
-            since: 0,
-        }
+        LinesSource::new(Arc::clone(&self.0))
     }
 }
 
 impl Shared {
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        // Not poisoned: nothing panics under this lock.
+        // Never poisoned: nothing panics while it is locked.
         self.backlog.lock().unwrap()
     }
 
-    /// Publishes what is read. The queue fills and the producer waits as long as clients that read have not been sent what
-    /// was published before, and for [`PATIENCE`] for those that do not, once until they have caught up.
-    async fn publish_all(&self, mut queued: mpsc::Receiver<Notification>) {
+    /// Publishes what is read. While this waits for clients, the queue fills up and the producer waits too.
+    async fn publish_all(&self, mut queued: mpsc::Receiver<Option<Notification>>) {
+        let mut patience = Patience::new();
         let mut batch = Vec::with_capacity(QUEUE);
         while queued.recv_many(&mut batch, QUEUE).await > 0 {
-            for line in batch.drain(..) {
-                if self.backlog().is_full() {
-                    self.published.notify_waiters();
-                    let taken = timeout(PATIENCE, self.until(Backlog::is_taken_by_all));
-                    if taken.await.is_err() {
-                        self.backlog().give_up();
-                    }
-                }
+            for line in batch.drain(..).flatten() {
+                let size = line.size();
+                self.wait_for_room(size, &mut patience).await;
+                patience.restore(size);
                 self.backlog().push(line);
             }
             self.published.notify_waiters();
@@ -137,109 +134,43 @@ impl Shared {
         self.published.notify_waiters();
     }
 
-    async fn until(&self, is_taken: impl Fn(&Backlog) -> bool) {
-        while !is_taken(&self.backlog()) {
+    /// Waits until no client is at the limit for another line, as long as the patience lasts.
+    async fn wait_for_room(&self, size: u64, patience: &mut Patience) {
+        loop {
+            let Some((place, paused)) = self.backlog().at_limit(size) else {
+                return;
+            };
+            self.published.notify_waiters();
+            let limit = patience.limit(paused.proven > 0);
+            // The time that `in_time` adds counts too.
+            let Some(wait) = limit.checked_sub(GRACE) else {
+                return;
+            };
+            let begin = Instant::now();
+            let has_moved = self.until(|backlog| {
+                let now = backlog.furthest();
+                now.is_none_or(|now| now.0 != place || now.1.clients < paused.clients)
+            });
+            let is_vain = in_time(wait, has_moved).await.is_none();
+            patience.spend(begin.elapsed().min(limit), is_vain);
+            if is_vain {
+                return;
+            }
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&Backlog) -> bool) {
+        while !condition(&self.backlog()) {
             self.taken.notified().await;
         }
     }
 
-    /// A client goes from one place to another, or comes, or leaves.
+    /// Moves a client from one place to another.
     fn step(&self, backlog: &mut Backlog, place: &mut Option<Place>, to: Option<Place>) {
         backlog.step(*place, to);
         *place = to;
         if backlog.is_taken_by_readers() {
             self.taken.notify_one();
         }
-    }
-}
-
-/// The lines of an input for one client, from its `start` on.
-#[derive(Debug)]
-pub struct LinesSource {
-    shared: Arc<Shared>,
-    /// The client's place in the backlog, once it has said `start`.
-    place: Option<Place>,
-    /// How many notifications had been read before those that it is sent.
-    since: u64,
-}
-
-impl LinesSource {
-    /// The next line, if there is one; the error is why there will be no more.
-    fn take(&mut self) -> Option<Result<Notification, CloseFrame>> {
-        let mut backlog = self.shared.backlog();
-        loop {
-            let place = self.place?;
-            let line = match backlog.get(place) {
-                Ok(Some(line)) => line.clone(),
-                Ok(None) if backlog.has_ended => {
-                    return Some(Err(close(CloseCode::Normal, "the input has ended")));
-                }
-                Ok(None) => return None,
-                Err(Lost) => {
-                    let reason = "fell more than 4096 lines behind, some were lost";
-                    return Some(Err(close(CloseCode::Again, reason)));
-                }
-            };
-            let to = Some(place.after_next());
-            self.shared.step(&mut backlog, &mut self.place, to);
-            // The others were read before the client's `start`, though published after it.
-            if place.next >= self.since {
-                return Some(Ok(line));
-            }
-        }
-    }
-
-    fn set_paused(&mut self, is_paused: bool) {
-        let to = self.place.map(|place| Place { is_paused, ..place });
-        let backlog = &mut self.shared.backlog();
-        self.shared.step(backlog, &mut self.place, to);
-    }
-}
-
-impl Source for LinesSource {
-    fn start(&mut self) {
-        let backlog = &mut self.shared.backlog();
-        let read = self.shared.read.load(Ordering::Relaxed);
-        self.since = read.saturating_sub(backlog.history as u64);
-        let start = Some(backlog.start());
-        self.shared.step(backlog, &mut self.place, start);
-    }
-
-    async fn next(&mut self) -> Result<Notification, CloseFrame> {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            // Before looking, so that what is published meanwhile is not missed.
-            let published = shared.published.notified();
-            match self.take() {
-                Some(taken) => return taken,
-                None => published.await,
-            }
-        }
-    }
-
-    fn try_next(&mut self) -> Option<Notification> {
-        self.take().and_then(Result::ok)
-    }
-
-    fn pause(&mut self) {
-        self.set_paused(true);
-    }
-
-    fn resume(&mut self) {
-        self.set_paused(false);
-    }
-}
-
-impl Drop for LinesSource {
-    fn drop(&mut self) {
-        let backlog = &mut self.shared.backlog();
-        self.shared.step(backlog, &mut self.place, None);
-    }
-}
-
-fn close(code: CloseCode, reason: &'static str) -> CloseFrame {
-    CloseFrame {
-        code,
-        reason: Utf8Bytes::from_static(reason),
     }
 }

@@ -1,111 +1,147 @@
-//! The lines that some client has not taken yet, kept once for all clients, and where the clients stand in them.
+//! The lines that some client has not taken yet, kept once for all clients, and each client's place among them.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use tracing::warn;
+
 use super::Notification;
 
-/// How many lines may wait for a client. The oldest makes room for one more, and is lost to those that have not taken it.
-pub(super) const LIMIT: usize = 4096;
+/// How many lines may wait for a client.
+pub(super) const MAX_LINES: u64 = 4096;
 
-/// A client either reads, and then the publisher waits for it before it goes on, or is paused where it stands. So only
-/// those that are paused have lines kept for longer.
+/// How many bytes may wait for a client.
+pub(super) const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How many lines are kept for clients that are still to come, at most.
+const MAX_HISTORY: usize = 1000;
+
+/// How many bytes of them are kept.
+const MAX_HISTORY_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The publisher waits for reading clients after every batch, so they are never far behind. Only paused clients are, and
+/// only their places are counted.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// The last that were published.
-    lines: VecDeque<Notification>,
-    /// How many were published so far.
+    /// The last published lines.
+    lines: VecDeque<Line>,
+    /// How many lines were published.
     published: u64,
-    /// How many are kept for clients that are still to come.
-    pub(super) history: usize,
-    /// How many clients read.
+    /// How many bytes were published.
+    bytes: u64,
+    /// How many lines are kept for clients that are still to come.
+    history: usize,
+    is_history_cut: bool,
     readers: usize,
-    /// How many of these have not taken all yet.
+    /// Readers that have not taken every line yet.
     readers_behind: usize,
-    /// How many clients are paused at each place where one is.
-    paused: BTreeMap<u64, usize>,
-    /// How many lines had been published when those that were behind were last waited for in vain.
+    /// The paused clients at each place, except those given up.
+    paused: BTreeMap<u64, Paused>,
+    /// Clients that are paused at a place before this one are given up.
     given_up: u64,
     pub(super) has_ended: bool,
 }
 
-/// Where a client stands.
+#[derive(Debug)]
+struct Line {
+    notification: Notification,
+    /// How many bytes were published before it.
+    start: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Paused {
+    pub(super) clients: usize,
+    /// Those that have resumed before.
+    pub(super) proven: usize,
+}
+
+/// A client's place in the backlog.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    /// How many lines were published before the one that it is to take next.
+    /// The number of the line that the client takes next, counted from 0.
     pub(super) next: u64,
+    /// Whether the client is not reading, or has joined and not caught up yet.
     pub(super) is_paused: bool,
+    /// Whether the client has ever resumed.
+    pub(super) is_proven: bool,
 }
 
-/// The line made room before the client had taken it.
+/// The client's next line is no longer kept.
 #[derive(Debug)]
 pub(super) struct Lost;
-
-impl Place {
-    pub(super) fn after_next(self) -> Self {
-        let next = self.next + 1;
-        Self { next, ..self }
-    }
-}
 
 impl Backlog {
     pub(super) fn new(history: usize) -> Self {
         Self {
-            history: history.min(LIMIT),
+            history: history.min(MAX_HISTORY),
             ..Self::default()
         }
     }
 
-    /// Publishes a line to the clients that there are.
+    /// Publishes a line, and gives up the paused clients that would be too far behind.
     pub(super) fn push(&mut self, line: Notification) {
-        if self.lines.len() == LIMIT {
-            self.lines.pop_front();
-            self.paused = self.paused.split_off(&self.first());
+        let size = line.size();
+        while let Some((place, _)) = self.at_limit(size) {
+            self.paused.remove(&place);
+            self.given_up = place + 1;
         }
-        self.lines.push_back(line);
+        self.lines.push_back(Line {
+            notification: line,
+            start: self.bytes,
+        });
         self.published += 1;
+        self.bytes += size;
         self.readers_behind = self.readers;
         self.free_taken();
     }
 
-    /// Whether the next line is to wait, since the oldest, which makes room for it, would be lost to a client that was not
-    /// given up.
-    pub(super) fn is_full(&self) -> bool {
-        let wanted = self.first_wanted();
-        self.published - wanted == LIMIT as u64 && wanted >= self.given_up
+    /// The place of the paused clients that are furthest behind.
+    pub(super) fn furthest(&self) -> Option<(u64, Paused)> {
+        let (&place, &paused) = self.paused.first_key_value()?;
+        Some((place, paused))
     }
 
-    /// Those that are behind are not waited for again before they have taken what is published by now.
-    pub(super) fn give_up(&mut self) {
-        self.given_up = self.published;
+    /// The same, if a line of this size would leave them too far behind.
+    pub(super) fn at_limit(&self, size: u64) -> Option<(u64, Paused)> {
+        let (place, paused) = self.furthest()?;
+        let line = self.line(place).ok()??;
+        let bytes = self.bytes - line.start;
+        let is_at_limit = self.published - place >= MAX_LINES || bytes + size > MAX_BYTES;
+        is_at_limit.then_some((place, paused))
     }
 
-    /// Whether all clients that read have taken all.
+    /// Whether all readers have taken every line.
     pub(super) fn is_taken_by_readers(&self) -> bool {
         self.readers_behind == 0
     }
 
-    /// Whether all clients have.
-    pub(super) fn is_taken_by_all(&self) -> bool {
-        self.is_taken_by_readers() && self.first_wanted() == self.published
+    /// The place of a client that has said `start` when `read` lines had been read.
+    pub(super) fn join(&self, read: u64) -> Place {
+        let is_too_old = |line: &Line| self.bytes - line.start > MAX_HISTORY_BYTES;
+        let too_old = self.lines.partition_point(is_too_old) as u64;
+        let oldest = read.saturating_sub(self.history as u64);
+        Place {
+            next: oldest.max(self.first() + too_old),
+            is_paused: true,
+            is_proven: false,
+        }
     }
 
-    /// Where a client starts.
-    pub(super) fn start(&self) -> Place {
-        let history = self.lines.len().min(self.history);
-        Place {
-            next: self.published - history as u64,
-            is_paused: false,
-        }
+    pub(super) fn has_caught_up(&self, place: Place) -> bool {
+        place.next == self.published
     }
 
     /// The line to take next, if it is published.
     pub(super) fn get(&self, place: Place) -> Result<Option<&Notification>, Lost> {
-        let index = place.next.checked_sub(self.first()).ok_or(Lost)?;
-        // Lines in memory: their number fits.
+        Ok(self.line(place.next)?.map(|line| &line.notification))
+    }
+
+    fn line(&self, number: u64) -> Result<Option<&Line>, Lost> {
+        let index = number.checked_sub(self.first()).ok_or(Lost)?;
         Ok(self.lines.get(usize::try_from(index).unwrap_or(usize::MAX)))
     }
 
-    /// A client goes from one place to another, or comes, or leaves.
+    /// Moves a client from one place to another. It has none before it joins, and after it has left.
     pub(super) fn step(&mut self, from: Option<Place>, to: Option<Place>) {
         if let Some(place) = from {
             self.leave(place);
@@ -116,42 +152,51 @@ impl Backlog {
         self.free_taken();
     }
 
-    fn enter(&mut self, Place { next, is_paused }: Place) {
-        if is_paused {
-            *self.paused.entry(next).or_default() += 1;
-        } else {
+    fn enter(&mut self, place: Place) {
+        if !place.is_paused {
             self.readers += 1;
-            self.readers_behind += usize::from(next < self.published);
+            self.readers_behind += usize::from(place.next < self.published);
+        } else if place.next >= self.given_up {
+            let paused = self.paused.entry(place.next).or_default();
+            paused.clients += 1;
+            paused.proven += usize::from(place.is_proven);
         }
     }
 
-    fn leave(&mut self, Place { next, is_paused }: Place) {
-        if !is_paused {
+    fn leave(&mut self, place: Place) {
+        if !place.is_paused {
             self.readers -= 1;
-            self.readers_behind -= usize::from(next < self.published);
-        } else if let Some(count) = self.paused.get_mut(&next) {
-            *count -= 1;
-            if *count == 0 {
-                self.paused.remove(&next);
+            self.readers_behind -= usize::from(place.next < self.published);
+        } else if let Some(paused) = self.paused.get_mut(&place.next) {
+            paused.clients -= 1;
+            paused.proven -= usize::from(place.is_proven);
+            if paused.clients == 0 {
+                self.paused.remove(&place.next);
             }
         }
     }
 
-    /// How many lines were published before the oldest that is kept.
+    /// The number of the oldest line that is kept.
     fn first(&self) -> u64 {
         self.published - self.lines.len() as u64
     }
 
-    /// The same of the oldest that a paused client has still to take.
-    fn first_wanted(&self) -> u64 {
-        *self.paused.keys().next().unwrap_or(&self.published)
-    }
-
+    /// Frees the lines that every client has taken, except the history.
     fn free_taken(&mut self) {
-        while self.readers_behind == 0
-            && self.lines.len() > self.history
-            && self.first() < self.first_wanted()
-        {
+        let wanted = *self.paused.keys().next().unwrap_or(&self.published);
+        while self.readers_behind == 0 && self.first() < wanted {
+            let is_history = self.lines.len() <= self.history;
+            let size = self.lines.front().map_or(0, |line| self.bytes - line.start);
+            if is_history && size <= MAX_HISTORY_BYTES {
+                return;
+            }
+            if is_history && !self.is_history_cut {
+                self.is_history_cut = true;
+                warn!(
+                    lines = self.lines.len() - 1,
+                    "the history is shorter: it would be over 8 MiB"
+                );
+            }
             self.lines.pop_front();
         }
     }
@@ -167,8 +212,10 @@ mod tests {
         }
     }
 
-    fn join(backlog: &mut Backlog) -> Place {
-        let place = backlog.start();
+    /// A client that has joined and caught up.
+    fn reader(backlog: &mut Backlog) -> Place {
+        let mut place = backlog.join(backlog.published);
+        place.is_paused = false;
         backlog.step(None, Some(place));
         place
     }
@@ -177,7 +224,7 @@ mod tests {
         for _ in 0..count {
             assert!(backlog.get(*place).unwrap().is_some());
             let from = *place;
-            *place = from.after_next();
+            place.next += 1;
             backlog.step(Some(from), Some(*place));
         }
     }
@@ -191,7 +238,7 @@ mod tests {
     #[test]
     fn a_line_is_freed_when_the_last_client_has_taken_it_or_left() {
         let backlog = &mut Backlog::default();
-        let [mut fast, mut slow] = [join(backlog), join(backlog)];
+        let [mut fast, mut slow] = [reader(backlog), reader(backlog)];
         push(backlog, 100);
         take(backlog, &mut slow, 60);
         set_paused(backlog, &mut slow, true);
@@ -206,68 +253,58 @@ mod tests {
     }
 
     #[test]
-    fn with_nobody_there_nothing_is_kept() {
+    fn without_clients_nothing_is_kept() {
         let backlog = &mut Backlog::default();
         push(backlog, 10);
         assert_eq!(backlog.lines.len(), 0);
-        let late = join(backlog);
+        let late = reader(backlog);
         assert!(backlog.get(late).unwrap().is_none());
     }
 
     #[test]
-    fn with_a_history_the_last_lines_are_kept_for_who_comes() {
+    fn the_history_is_the_last_lines_that_were_read() {
         let backlog = &mut Backlog::new(3);
         push(backlog, 2);
-        assert_eq!(join(backlog).next, 0);
-        let backlog = &mut Backlog::new(3);
-        push(backlog, 10);
-        let mut late = join(backlog);
-        push(backlog, 1);
-        take(backlog, &mut late, 4);
-        assert!(backlog.get(late).unwrap().is_none());
+        assert_eq!(backlog.join(2).next, 0);
+        push(backlog, 8);
         assert_eq!(backlog.lines.len(), 3);
+        assert_eq!(backlog.join(10).next, 7);
+        // Two more were read, but are not published yet.
+        assert_eq!(backlog.join(12).next, 9);
+        assert_eq!(backlog.join(20).next, 17);
     }
 
     #[test]
-    fn no_more_than_the_limit_is_kept_and_the_oldest_is_lost() {
-        let backlog = &mut Backlog::default();
-        let [mut behind, mut further] = [join(backlog), join(backlog)];
-        push(backlog, LIMIT);
-        take(backlog, &mut behind, 1);
-        set_paused(backlog, &mut behind, true);
-        set_paused(backlog, &mut further, true);
-        push(backlog, 1);
-        assert_eq!(backlog.lines.len(), LIMIT);
-        assert!(backlog.get(further).is_err());
-        set_paused(backlog, &mut behind, false);
-        take(backlog, &mut behind, LIMIT as u64);
-        assert_eq!(backlog.lines.len(), 0);
-        backlog.step(Some(further), None);
-    }
-
-    #[test]
-    fn only_who_is_given_up_loses_lines_without_being_waited_for() {
-        let backlog = &mut Backlog::default();
-        let [mut reader, mut behind] = [join(backlog), join(backlog)];
-        set_paused(backlog, &mut behind, true);
-        push(backlog, 100);
-        let mut less_behind = join(backlog);
-        set_paused(backlog, &mut less_behind, true);
-        push(backlog, LIMIT - 100);
-        assert!(backlog.is_full());
-        take(backlog, &mut reader, LIMIT as u64);
-        backlog.give_up();
-        set_paused(backlog, &mut reader, true);
-        for _ in 0..LIMIT {
-            assert!(!backlog.is_full());
-            push(backlog, 1);
+    fn the_history_is_at_most_8_mib() {
+        let backlog = &mut Backlog::new(1000);
+        let line = Notification::new(&"x".repeat(64 * 1024));
+        for _ in 0..1000 {
+            backlog.push(line.clone());
         }
-        assert!(backlog.is_full(), "the reader is as far behind now");
-        set_paused(backlog, &mut reader, false);
-        take(backlog, &mut reader, LIMIT as u64);
-        assert!(!backlog.is_full());
-        for place in [reader, behind, less_behind] {
-            backlog.step(Some(place), None);
+        assert_eq!(backlog.lines.len(), 127);
+    }
+
+    #[test]
+    fn a_client_that_is_too_far_behind_is_given_up_and_the_others_lose_nothing() {
+        for (line, limit) in [("line".into(), 4096), ("x".repeat(65526), 256)] {
+            let line = Notification::new(&line);
+            let backlog = &mut Backlog::default();
+            let [mut ahead, mut behind] = [reader(backlog), reader(backlog)];
+            for _ in 0..limit {
+                assert!(backlog.at_limit(line.size()).is_none());
+                backlog.push(line.clone());
+            }
+            take(backlog, &mut ahead, 1);
+            set_paused(backlog, &mut ahead, true);
+            set_paused(backlog, &mut behind, true);
+            assert!(backlog.at_limit(line.size()).is_some());
+            backlog.push(line.clone());
+            assert_eq!(backlog.lines.len(), limit);
+            assert!(backlog.get(behind).is_err());
+            set_paused(backlog, &mut ahead, false);
+            take(backlog, &mut ahead, limit as u64);
+            assert_eq!(backlog.lines.len(), 0);
+            backlog.step(Some(behind), None);
         }
     }
 }

@@ -29,15 +29,6 @@ pub struct InputEnd {
     pub error: Option<io::Error>,
 }
 
-impl InputEnd {
-    pub(super) fn failed(error: io::Error) -> Self {
-        Self {
-            lines: 0,
-            error: Some(error),
-        }
-    }
-}
-
 /// A reader that waits even if the input is non-blocking.
 struct RetryingReader<R>(R);
 
