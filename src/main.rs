@@ -4,6 +4,7 @@ mod limits;
 mod log;
 mod options;
 mod signals;
+mod token;
 
 use std::{
     io::{self, Write},
@@ -18,7 +19,7 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
 };
 use tracing::info;
-use wspush::{Config, InputEnd, Lines, Notifications, Server, listen};
+use wspush::{Config, InputEnd, Lines, Notifications, Server, http::Request, listen};
 
 use crate::{limits::Limits, options::Options, signals::Signals};
 
@@ -62,7 +63,7 @@ async fn serve(options: &Options, limits: Limits) -> io::Result<ExitCode> {
         listeners = listen(&options.listen) => listeners?,
         () = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
-    announce(&listeners)?;
+    announce(&listeners, options.token.is_some())?;
     let config = options.config(limits);
     let (mut server, input) = start(listeners, config, options)?;
     select! {
@@ -79,11 +80,11 @@ async fn serve(options: &Options, limits: Limits) -> io::Result<ExitCode> {
 }
 
 /// Logs the address of each listener, and prints its URL for people and for programs that wait for it.
-fn announce(listeners: &[TcpListener]) -> io::Result<()> {
+fn announce(listeners: &[TcpListener], token_required: bool) -> io::Result<()> {
     let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
     let addresses = addresses?;
     for address in &addresses {
-        info!(%address, "listening");
+        info!(%address, token_required, "listening");
     }
     // On a thread that nobody waits for: standard output may be full.
     spawn_blocking(move || {
@@ -99,13 +100,18 @@ fn start(
     config: Config,
     options: &Options,
 ) -> io::Result<(Server, Option<JoinHandle<InputEnd>>)> {
+    let token = options.token.clone();
+    let check = move |request: &Request<()>| match &token {
+        Some(token) => token.check(request),
+        None => Ok(()),
+    };
     if options.stdin {
         let (lines, input) = Lines::read(io::stdin(), options.history)?;
-        let new_source = move |_: &_, _| Ok(lines.source());
+        let new_source = move |request: &_, _| check(request).map(|()| lines.source());
         return Ok((Server::start(listeners, config, new_source), Some(input)));
     }
     let interval = options.interval;
-    let new_source = move |_: &_, _| Ok(Notifications::every(interval));
+    let new_source = move |request: &_, _| check(request).map(|()| Notifications::every(interval));
     Ok((Server::start(listeners, config, new_source), None))
 }
 

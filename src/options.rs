@@ -2,17 +2,17 @@
 
 mod environment;
 
-use std::{env, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{env, ffi::OsStr, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use clap::{
-    ArgMatches, CommandFactory, Error, FromArgMatches, Parser, error::ErrorKind,
-    parser::ValueSource,
+    Arg, ArgMatches, Command, CommandFactory, Error, FromArgMatches, Parser,
+    builder::TypedValueParser, error::ErrorKind, parser::ValueSource,
 };
 use tracing::warn;
 use wspush::{AllowedHost, AllowedOrigin, Config};
 
 use self::environment::{from_environment, with_variable};
-use crate::limits::Limits;
+use crate::{limits::Limits, token::Token};
 
 /// Push lines or numbered notifications to WebSocket clients
 #[derive(Parser)]
@@ -45,6 +45,10 @@ pub(crate) struct Options {
     /// Host name that clients may use for the server; repeatable; by default any
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     allow_host: Vec<AllowedHost>,
+
+    /// Token that clients must present; 16 or more of A-Z a-z 0-9 - . _
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = TokenParser)]
+    pub(crate) token: Option<Token>,
 
     /// Most connections at once; by default what the file-descriptor limit allows
     #[arg(long, value_name = "N", value_parser = max_connections)]
@@ -99,6 +103,21 @@ impl Options {
             max_connections,
             max_refusals: limits.refusals,
         }
+    }
+}
+
+/// Other parsers' errors print the value.
+#[derive(Clone)]
+struct TokenParser;
+
+impl TypedValueParser for TokenParser {
+    type Value = Token;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Token, Error> {
+        value.to_str().and_then(Token::new).ok_or_else(|| {
+            let reason = "the token must have 16 or more of A-Z a-z 0-9 - . _, for example the output of: openssl rand -hex 16\n";
+            Error::raw(ErrorKind::ValueValidation, reason).with_cmd(command)
+        })
     }
 }
 

@@ -35,11 +35,13 @@ pub(super) fn from_environment(
             continue;
         };
         let value = value.to_string_lossy();
-        // A Kubernetes secret may end with a line break, and `${NAME:-}` in a compose file leaves an empty value.
+        // A Kubernetes secret may end with a line break, and `${NAME:-}` in a compose file leaves an empty value. Only an
+        // empty token is an error: it would let everybody in.
         let is_padding = |c: char| c.is_whitespace() || Some(c) == option.get_value_delimiter();
         let value = value.trim_matches(is_padding);
         let is_option = !matches!(option.get_action(), ArgAction::Help | ArgAction::Version);
-        if value.is_empty() || !is_option || is_given(given, option.get_id().as_str()) {
+        let is_unset = value.is_empty() && variable != "WSPUSH_TOKEN";
+        if is_unset || !is_option || is_given(given, option.get_id().as_str()) {
             continue;
         }
         let argument = to_argument(command, option, value).map_err(|error| {
