@@ -1,44 +1,55 @@
-//! A WebSocket server that pushes notifications to every client that says `start`.
+//! A WebSocket push server: clients connect, say `start`, and receive notifications from then on, while the server goes on
+//! listening.
 //!
-//! A connection passes three rooms, one after the other, and what it is sent comes from a fourth. Each knows only those
-//! below it:
+//! [`Server::start`] serves each client from a [`Source`] that a closure makes from the client's handshake:
 //!
-//! | module | what lives there |
-//! | --- | --- |
-//! | `server` | [`Server`]: listening, accepting, limits, the drain |
-//! | `connection` | one connection from its first byte to its last, and its log lines |
-//! | `handshake` | which request is upgraded, and which gets another answer |
-//! | `session` | the conversation: its `select!` loop, keepalive, close codes |
-//! | `notifications` | [`Source`]: what is pushed, and when: [`Notifications`] by a timer, [`Lines`] of an input |
-//! | `config` | [`Config`]: the settings, and which hosts and origins they let in |
-//! | `io` | the socket under both: activity, bounded writes, the lingering close |
-//!
-//! The program around it adds `main`, `options`, `limits`, `log`, `output` and `signals`.
-//!
-//! ```
+//! ```no_run
 //! use std::time::Duration;
-//!
-//! use futures_util::{SinkExt, StreamExt};
 //! use wspush::{Config, Notifications, Server, listen};
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let listeners = listen("127.0.0.1:0").await?;
-//! let url = format!("ws://{}/", listeners[0].local_addr()?);
-//! let server = Server::start(listeners, Config::default(), |_request, _peer| {
-//!     Ok(Notifications::every(Duration::from_secs(2)))
-//! });
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let listeners = listen("localhost:8080").await?;
+//!     let server = Server::start(listeners, Config::default(), |_request, _peer| {
+//!         Ok(Notifications::every(Duration::from_secs(2)))
+//!     });
+//!     tokio::signal::ctrl_c().await?;
+//!     server.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
 //!
-//! let stream = tokio::net::TcpStream::connect(&url[5..url.len() - 1]).await?;
-//! let (mut client, _) = tokio_tungstenite::client_async(url, stream).await?;
-//! client.send("start".into()).await?;
-//! let message = client.next().await.ok_or("no message")??;
-//! assert_eq!(message.to_text()?, "Notification 1");
+//! # A source of your own
 //!
-//! client.close(None).await?;
-//! server.shutdown().await;
-//! # Ok(())
-//! # }
-//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! Any [`Stream`](futures_util::Stream) of `Result<Notification, CloseFrame>` is a source. The server polls it from the
+//! client's `start` on. Its end closes the connection with 1000, and an error with the Close frame. [`Lines`] pushes the lines
+//! of a reader. To learn when a client stops reading, implement [`Source`] yourself.
+//!
+//! ```
+//! use futures_util::stream;
+//! use wspush::{CloseCode, CloseFrame, Notification, Source};
+//!
+//! fn countdown() -> impl Source {
+//!     let away = CloseFrame { code: CloseCode::Away, reason: "lift-off".into() };
+//!     let numbers = (1..=3).rev().map(|number| Ok(Notification::new(&number.to_string())));
+//!     stream::iter(numbers.chain([Err(away)]))
+//! }
+//! ```
+//!
+//! # Rejecting a client
+//!
+//! The closure sees the request and may [`refuse`] it:
+//!
+//! ```
+//! use std::{net::SocketAddr, time::Duration};
+//! use wspush::{Notifications, Refusal, http::{Request, StatusCode}, refuse};
+//!
+//! fn new_source(request: &Request<()>, _peer: SocketAddr) -> Result<Notifications, Refusal> {
+//!     match request.uri().path() {
+//!         "/fast" => Ok(Notifications::every(Duration::from_secs(1))),
+//!         _ => Err(refuse(StatusCode::NOT_FOUND, "There is only /fast.")),
+//!     }
+//! }
 //! ```
 
 mod config;
@@ -56,3 +67,8 @@ pub use notifications::{
 };
 pub use server::{Listener, Server, listen};
 pub use tokio_tungstenite::tungstenite::http;
+
+/// The README's Rust must compile too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

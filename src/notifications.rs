@@ -5,6 +5,8 @@ mod lines;
 
 use std::future::Future;
 
+use futures_util::{Stream, StreamExt};
+
 pub use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{
     Bytes,
@@ -59,7 +61,7 @@ impl Notification {
 /// behind with 1013.
 pub trait Source: Send + 'static {
     /// Called when the client says `start`, before all other methods.
-    fn start(&mut self);
+    fn start(&mut self) {}
 
     /// Waits for the next notification. The error is the Close frame that ends the connection.
     ///
@@ -77,4 +79,19 @@ pub trait Source: Send + 'static {
 
     /// Called when the client reads again. Notifications that are no use late can be skipped here.
     fn resume(&mut self) {}
+}
+
+/// A stream of notifications is a source. It is polled from the client's `start` on. Its end closes the connection with 1000,
+/// an error with the Close frame.
+impl<S> Source for S
+where
+    S: Stream<Item = Result<Notification, CloseFrame>> + Unpin + Send + 'static,
+{
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        let end = || CloseFrame {
+            code: CloseCode::Normal,
+            reason: "there are no more notifications".into(),
+        };
+        StreamExt::next(self).await.ok_or_else(end)?
+    }
 }
