@@ -123,7 +123,7 @@ def page_connects(say):
     until(
         lambda: browser.run("document.querySelector('#state').textContent") == "Connected to wss://localhost/any/path"
     )
-    browser.click("#start")
+    browser.click("#action")
     until(lambda: "Notification 2" in browser.run("document.querySelector('#log').textContent"))
     loaded_by = browser.run("performance.getEntriesByType('navigation')[0].nextHopProtocol")
     check(say("the page, loaded by HTTP/2, connects and is pushed to"), loaded_by == "h2", loaded_by)
