@@ -9,12 +9,12 @@ folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 unit=$folder/wspush.service
 program=$(realpath "${1:-target/release/wspush}")
+# The program may not be installed, where systemd would find it.
+sed "s|^ExecStart=wspush$|ExecStart=$program|" deploy/wspush.service >"$unit"
 mkdir "$unit.d"
-shopt -s nullglob
 for drop_in in '' deploy/wspush-*.conf; do
-  # Where it is installed there may be no program yet.
-  sed "s|/usr/local/bin/wspush|$program|" deploy/wspush.service >"$unit"
-  [ -z "$drop_in" ] || sed "s|/usr/local/bin/wspush|$program|" "$drop_in" >"$unit.d/drop-in.conf"
+  [ -z "$drop_in" ] || cp "$drop_in" "$unit.d/drop-in.conf"
+  echo "wspush.service ${drop_in:+with $drop_in}"
   # It also exits with 0 when it ignores a misspelt key.
   said=$(systemd-analyze verify "$unit" 2>&1) && [ -z "$said" ] || {
     echo "$said"
