@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -190,6 +191,9 @@ async def try_through(proxy):
     root = start(proxy)
     await passes_through(root, say)
     page_connects(say)
+    connected = [line for server in servers for line in server.log().splitlines() if " connected " in line]
+    addresses = re.findall(r' forwarded_for="(127\.0\.0\.1|::1)"', "\n".join(connected))
+    check(say("the log has each client's address"), len(addresses) == len(connected) > 0, connected)
     if len(servers) > 1:
         await moves_to_the_other(root, servers, say)
 
