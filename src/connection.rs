@@ -87,27 +87,26 @@ where
         match upgraded {
             Ok((request, source)) => {
                 log_connected(peer, &request);
-                return Some((Socket::new(stream).await, source));
+                Some((Socket::new(stream).await, source))
             }
-            Err(Some(refusal)) => {
-                // Browsers open spare connections that never send a byte.
-                if stream.has_received() {
-                    log_refusal(peer, &refusal);
+            Err(refusal) => {
+                if let Some(refusal) = refusal {
+                    answer(&mut stream, peer, refusal).await;
                 }
-                answer(&mut stream, refusal).await;
+                None
             }
-            Err(None) => {}
         }
-        None
     }
 }
 
 /// Answers a connection over the limit with 503 once it has sent a request. Until then, it ends without an answer when it
 /// has to make room for another one.
-pub(crate) async fn refuse<S>(stream: S, peer: &SocketAddr, limit: usize, make_room: &Notify)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(crate) async fn refuse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: &SocketAddr,
+    limit: usize,
+    make_room: &Notify,
+) {
     let mut stream = ActivityStream::new(stream);
     let request = select! {
         biased;
@@ -120,11 +119,17 @@ where
     }
     let reason = format!("All {limit} connections are in use. Try again soon.");
     let refusal = handshake::refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
-    log_refusal(peer, &refusal);
-    answer(&mut stream, refusal).await;
+    answer(&mut stream, peer, refusal).await;
 }
 
-async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), refusal: Refusal) {
+async fn answer<S>(stream: &mut ActivityStream<S>, peer: &SocketAddr, refusal: Refusal)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Browsers open spare connections that never send a byte. Health checks request the page, or OPTIONS, every second.
+    if stream.has_received() && !refusal.status().is_success() {
+        log_refusal(peer, &refusal);
+    }
     if handshake::send(refusal, stream).await.is_ok() {
         linger(stream).await;
     }
@@ -140,11 +145,7 @@ fn log_connected(peer: &SocketAddr, request: &Request) {
     info!(%peer, origin, forwarded_for, subprotocols, "connected");
 }
 
-/// The page and the answer to OPTIONS leave no line: health checks may request them every second.
 fn log_refusal(peer: &SocketAddr, refusal: &Refusal) {
-    if refusal.status().is_success() {
-        return;
-    }
     let status = refusal.status().as_u16();
     let refused = refusal.extensions().get::<RefusedField>();
     let reason = refused.map_or(refusal.body(), |refused| &refused.reason);

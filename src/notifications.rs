@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 
 pub use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{
-    Bytes,
+    Bytes, Utf8Bytes,
     protocol::frame::{
         FrameHeader,
         coding::{Data, OpCode},
@@ -51,6 +51,11 @@ impl Notification {
     }
 }
 
+pub(crate) fn close_frame(code: CloseCode, reason: impl Into<Utf8Bytes>) -> CloseFrame {
+    let reason = reason.into();
+    CloseFrame { code, reason }
+}
+
 /// What is pushed to one client.
 ///
 /// The source is made from the client's handshake, and dropped when its connection closes. No method may block the thread,
@@ -88,10 +93,7 @@ where
     S: Stream<Item = Result<Notification, CloseFrame>> + Unpin + Send + 'static,
 {
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
-        let end = || CloseFrame {
-            code: CloseCode::Normal,
-            reason: "there are no more notifications".into(),
-        };
-        StreamExt::next(self).await.ok_or_else(end)?
+        let next = StreamExt::next(self).await;
+        next.ok_or_else(|| close_frame(CloseCode::Normal, "there are no more notifications"))?
     }
 }

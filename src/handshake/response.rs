@@ -81,12 +81,12 @@ pub(super) fn refuse_field(
     };
     let mut refusal = refuse(status, format!("The {name} {value} {fault}. {remedy}"));
     let reason = format!("The {name} {fault}. {remedy}");
-    let field = RefusedField {
+    let extensions = refusal.extensions_mut();
+    extensions.insert(RefusedField {
         name,
         value,
         reason,
-    };
-    refusal.extensions_mut().insert(field);
+    });
     refusal
 }
 

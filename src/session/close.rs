@@ -2,11 +2,9 @@
 
 use std::{fmt, io};
 
-use tokio_tungstenite::tungstenite::{
-    Error as WsError, Utf8Bytes,
-    error::ProtocolError,
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
+use tokio_tungstenite::tungstenite::{Error as WsError, error::ProtocolError};
+
+use crate::notifications::{CloseCode, CloseFrame, close_frame};
 
 /// The answer to a binary message.
 pub(super) const NO_BINARY: &str = "server doesn't support binary messages";
@@ -31,11 +29,11 @@ pub(crate) enum CloseReason {
 
 impl CloseReason {
     pub(super) fn binary() -> Self {
-        by_server(CloseCode::Unsupported, NO_BINARY)
+        Self::ByServer(close_frame(CloseCode::Unsupported, NO_BINARY))
     }
 
     pub(super) fn stopping() -> Self {
-        by_server(CloseCode::Away, "the server is stopping")
+        Self::ByServer(close_frame(CloseCode::Away, "the server is stopping"))
     }
 
     /// Whether the client fell behind, and may have much to read before the Close frame.
@@ -49,23 +47,14 @@ impl CloseReason {
     }
 }
 
-fn by_server(code: CloseCode, reason: &'static str) -> CloseReason {
-    CloseReason::ByServer(CloseFrame {
-        code,
-        reason: Utf8Bytes::from_static(reason),
-    })
-}
-
 /// A source may choose a code that must not be sent, which becomes 1011, or a reason that is too long.
 impl From<CloseFrame> for CloseReason {
     fn from(CloseFrame { code, reason }: CloseFrame) -> Self {
         let code = Some(code).filter(|code| code.is_allowed());
         let is_end = |at: &usize| reason.is_char_boundary(*at);
         let end = (0..=MAX_REASON).rev().find(is_end).unwrap_or(0);
-        Self::ByServer(CloseFrame {
-            code: code.unwrap_or(CloseCode::Error),
-            reason: reason[..end].into(),
-        })
+        let code = code.unwrap_or(CloseCode::Error);
+        Self::ByServer(close_frame(code, &reason[..end]))
     }
 }
 
@@ -82,10 +71,7 @@ impl From<WsError> for CloseReason {
             WsError::Capacity(error) => (CloseCode::Size, error.to_string()),
             error => (CloseCode::Error, error.to_string()),
         };
-        Self::ByServer(CloseFrame {
-            code,
-            reason: reason.into(),
-        })
+        Self::ByServer(close_frame(code, reason))
     }
 }
 

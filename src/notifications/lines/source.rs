@@ -6,7 +6,7 @@ use super::{
     Shared,
     backlog::{Lost, Place},
 };
-use crate::notifications::{CloseCode, CloseFrame, Notification, Source};
+use crate::notifications::{CloseCode, CloseFrame, Notification, Source, close_frame};
 
 /// The lines for one client.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl LinesSource {
                 (Place { next, ..place }, Some(Ok(line.clone())))
             }
             Ok(None) if backlog.has_ended => {
-                return Some(Err(close(CloseCode::Normal, "the input has ended")));
+                return Some(Err(close_frame(CloseCode::Normal, "the input has ended")));
             }
             Ok(None) if self.has_joined || !backlog.has_caught_up(place) => return None,
             Ok(None) => {
@@ -47,7 +47,7 @@ impl LinesSource {
             }
             Err(Lost) => {
                 let reason = "too far behind, lines were lost";
-                return Some(Err(close(CloseCode::Again, reason)));
+                return Some(Err(close_frame(CloseCode::Again, reason)));
             }
         };
         self.shared.step(&mut backlog, &mut self.place, Some(to));
@@ -102,12 +102,5 @@ impl Drop for LinesSource {
     fn drop(&mut self) {
         let backlog = &mut self.shared.backlog();
         self.shared.step(backlog, &mut self.place, None);
-    }
-}
-
-fn close(code: CloseCode, reason: &'static str) -> CloseFrame {
-    CloseFrame {
-        code,
-        reason: reason.into(),
     }
 }
