@@ -78,8 +78,8 @@ impl Lines {
             taken: Notify::new(),
         });
         let (queue, mut queued) = mpsc::channel(QUEUE);
-        // Has the queue allocate its memory now. Later, in between long lines, it would keep their memory from being returned
-        // to the system.
+        // Use each place once, so that the queue allocates its memory now. Among long lines, it would keep their memory from
+        // going back to the system.
         for _ in 0..2 * QUEUE {
             let _ = queue
                 .try_send(None)
