@@ -44,7 +44,8 @@ impl Fleet {
             client.go()?;
         }
         let figures = self.0.iter_mut().map(Client::figures);
-        Ok(table::over_all(load, &figures.collect::<Result<Vec<_>>>()?))
+        let figures = figures.collect::<Result<Vec<_>>>()?;
+        Ok(table::across(load.rows(), &figures))
     }
 }
 

@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 
 use crate::table::{
-    Across::{self, Mean, Sum, Worst},
-    count,
+    Across::{Mean, Sum, Worst},
+    Row, count,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,7 +54,7 @@ impl Load {
     }
 
     /// What is measured in each round, in this order.
-    pub(crate) fn rows(&self) -> &'static [(&'static str, Across)] {
+    pub(crate) fn rows(&self) -> &'static [Row] {
         match self.kind {
             Kind::Counter => &[
                 ("handshakes/s", Sum),

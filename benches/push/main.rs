@@ -192,7 +192,8 @@ fn measure(options: &Options) -> Result<()> {
     };
     let programs = [options.wspush(), reference];
     let servers = options.servers.get();
-    let mut tables: Vec<_> = options.loads().into_iter().map(Table::of).collect();
+    let with_table = |load: Load| (Table::new(load.title(servers), load.rows()), load);
+    let mut tables: Vec<_> = options.loads().into_iter().map(with_table).collect();
     for round in 1..=options.rounds {
         let expected = begin
             .elapsed()
@@ -202,15 +203,14 @@ fn measure(options: &Options) -> Result<()> {
             break;
         }
         eprintln!("round {round} of {}", options.rounds);
-        for table in &mut tables {
+        for (table, load) in &mut tables {
             // The first is not always the same, for a machine may get slower while it works.
             let mut turns = [0, 1];
             turns.rotate_left((round + 1) % 2);
             let mut figures = [vec![], vec![]];
             for turn in turns {
-                let fleet =
-                    Fleet::start(servers, &table.load, &programs[turn], begin + TIME_LIMIT)?;
-                figures[turn] = fleet.measure(&table.load)?;
+                let fleet = Fleet::start(servers, load, &programs[turn], begin + TIME_LIMIT)?;
+                figures[turn] = fleet.measure(load)?;
             }
             table.add(figures);
         }
@@ -219,8 +219,8 @@ fn measure(options: &Options) -> Result<()> {
         "{} connections, {servers} server(s), median (least–most) of the rounds",
         options.connections
     );
-    for table in &tables {
-        table.print(servers);
+    for (table, _) in &tables {
+        table.print();
     }
     let size = fs::metadata(PROGRAM)?.len();
     println!("wspush is {} KiB large", size / 1024);

@@ -1,11 +1,11 @@
-//! The table: medians and spreads of what was measured, and their ratios.
+//! Tables: medians and ranges of what was measured, and their ratios.
 
-use crate::load::Load;
-
-/// One for each row of a load. NaN where the client was saturated.
+/// One for each row. NaN where the client was saturated.
 pub(crate) type Figures = Vec<f64>;
 
-/// What one figure for several servers is.
+/// What is measured, and how the figures of several servers become one.
+pub(crate) type Row = (&'static str, Across);
+
 #[derive(Clone, Copy)]
 pub(crate) enum Across {
     Sum,
@@ -13,34 +13,32 @@ pub(crate) enum Across {
     Worst,
 }
 
-/// All figures for one load.
 pub(crate) struct Table {
-    pub(crate) load: Load,
+    title: String,
+    rows: &'static [Row],
     rounds: Vec<[Figures; 2]>,
 }
 
 impl Table {
-    pub(crate) fn of(load: Load) -> Self {
+    pub(crate) fn new(title: String, rows: &'static [Row]) -> Self {
         Self {
-            load,
+            title,
+            rows,
             rounds: Vec::new(),
         }
     }
 
-    /// Those of wspush and of the reference.
+    /// Adds a round's figures, those of wspush and those of the reference.
     pub(crate) fn add(&mut self, figures: [Figures; 2]) {
         self.rounds.push(figures);
     }
 
-    pub(crate) fn print(&self, servers: usize) {
+    pub(crate) fn print(&self) {
         println!(
             "{:38} {:>26} {:>26} {:>20}",
-            self.load.title(servers),
-            "wspush",
-            "reference",
-            "ratio"
+            self.title, "wspush", "reference", "ratio"
         );
-        for (row, (name, _)) in self.load.rows().iter().enumerate() {
+        for (row, (name, _)) in self.rows.iter().enumerate() {
             let column = |figure: fn(&[f64; 2]) -> f64| {
                 let both = self.rounds.iter().map(|[a, b]| [a[row], b[row]]);
                 summary(both.map(|both| figure(&both)).collect())
@@ -61,8 +59,8 @@ impl Table {
 }
 
 /// The figures for several servers as one.
-pub(crate) fn over_all(load: &Load, servers: &[Figures]) -> Figures {
-    let rows = load.rows().iter().enumerate();
+pub(crate) fn across(rows: &[Row], servers: &[Figures]) -> Figures {
+    let rows = rows.iter().enumerate();
     rows.map(|(row, (_, across))| {
         let column = || servers.iter().map(|server| server[row]);
         match across {
