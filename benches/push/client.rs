@@ -9,7 +9,9 @@ mod lines;
 use std::{
     ffi::OsString,
     io::{self, Read},
-    mem, thread,
+    mem,
+    process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,8 +26,10 @@ use self::{
 use crate::{
     Result,
     load::{Kind, Load},
-    server::{Server, Times},
+    server::Server,
     storm::storm,
+    table::count,
+    times::Times,
 };
 
 #[derive(Args)]
@@ -54,7 +58,13 @@ const INPUT: Token = Token(usize::MAX);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let load = &options.load;
-    let mut server = Server::start(&options.program, &load.source())?;
+    let (program, arguments) = options.program.split_first().ok_or("no program")?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .args(load.source())
+        .stderr(Stdio::null());
+    let mut server = Server::start(&mut command)?;
     let figures = match load.kind {
         Kind::Counter => counter::measure(&mut Clients::new(options, Counter::of(load))?, &server),
         Kind::Hold => counter::hold(&mut Clients::new(options, Counter::of(load))?, &server),
@@ -140,7 +150,7 @@ impl<C: Check> Clients<C> {
         self.storm(server, 1)?;
         let descriptors = server.descriptors()? - 1;
         self.leave(server, descriptors)?;
-        Ok((descriptors, server.resident()?))
+        Ok((descriptors, count(server.memory()?)))
     }
 
     /// Has new clients take the place of those that have left.

@@ -8,9 +8,11 @@ mod client;
 mod fleet;
 mod load;
 mod million;
+#[path = "../common/server.rs"]
 mod server;
 mod storm;
 mod table;
+mod times;
 
 use std::{
     env,

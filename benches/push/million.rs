@@ -6,6 +6,7 @@ use crate::{
     Result,
     fleet::Fleet,
     load::Load,
+    server::memory,
     table::{count, digits},
 };
 
@@ -15,6 +16,8 @@ const MEMORY: usize = 15_000;
 /// What a server, or its clients, may need besides the connections.
 const OWN_DESCRIPTORS: usize = 256;
 
+const MEMINFO: &str = "/proc/meminfo";
+
 /// Opens and holds them, and prints the figures.
 pub(crate) fn hold(
     servers: usize,
@@ -22,9 +25,9 @@ pub(crate) fn hold(
     program: &[OsString],
     deadline: Instant,
 ) -> Result<()> {
-    let before = meminfo("Slab:")?;
+    let before = memory(MEMINFO, "Slab:")?;
     let fleet = Fleet::start(servers, load, program, deadline)?;
-    let kernel = meminfo("Slab:")?.saturating_sub(before);
+    let kernel = memory(MEMINFO, "Slab:")?.saturating_sub(before);
     let figures = fleet.measure(load)?;
     println!("{servers} servers, {}", load.title(servers));
     for ((name, _), &figure) in load.rows().iter().zip(&figures) {
@@ -49,7 +52,7 @@ pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()>
         (
             "MiB of memory",
             (servers * connections * MEMORY) >> 20,
-            meminfo("MemAvailable:")? >> 20,
+            memory(MEMINFO, "MemAvailable:")? >> 20,
         ),
         // connect(2) takes every other port first, and searches all of these in vain each time once they are taken.
         (
@@ -77,14 +80,6 @@ pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()>
     }
     eprintln!("this takes {}", all.join(", "));
     Ok(())
-}
-
-/// In bytes.
-fn meminfo(field: &str) -> Result<usize> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let size = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(1024 * size.ok_or("no such field of memory")?.parse::<usize>()?)
 }
 
 fn numbers(file: &str) -> Result<Vec<usize>> {

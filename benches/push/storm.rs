@@ -15,7 +15,8 @@ use mio::{Events, Interest, Poll, Token, net};
 
 use crate::{
     Result,
-    server::{Server, Times, running},
+    server::Server,
+    times::{Times, running},
 };
 
 /// After this long without an answer the bench fails.

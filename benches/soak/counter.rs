@@ -1,8 +1,4 @@
-//! Clients of all manners, each with a counter of its own.
-
-#[allow(dead_code, reason = "shared with the property tests")]
-#[path = "../../tests/contract/model/frame.rs"]
-mod frame;
+//! Clients of all kinds, each with a counter of its own.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -20,14 +16,14 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
-    Tally,
-    socket::{PATIENCE, connect, expect, hear, leave, say, upgrade},
+    Result, Tally,
+    socket::{PATIENCE, close_code, connect, expect, hear, leave, say, upgrade},
 };
 
 pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
 
-/// One client, which connects again as often as its manners end its connection.
-pub(crate) async fn live(server: SocketAddr, client: u64, until: Instant) -> Result<Tally, String> {
+/// One client, which reconnects whenever its behaviour ends its connection.
+pub(crate) async fn live(server: SocketAddr, client: u64, until: Instant) -> Result<Tally> {
     let mut tally = Tally::default();
     sleep(Duration::from_millis(client % 1000)).await;
     while Instant::now() < until {
@@ -35,29 +31,32 @@ pub(crate) async fn live(server: SocketAddr, client: u64, until: Instant) -> Res
         let stay = Duration::from_secs(2 + turn % 7);
         let over = until.min(Instant::now() + stay);
         tally.connections += 1;
-        let (manner, lived) = match client % 20 {
+        let (behaviour, lived) = match client % 20 {
             0..10 => ("stays", listen(server, until, &mut tally).await),
-            10 => ("comes again", listen(server, over, &mut tally).await),
+            10 => ("reconnects", listen(server, over, &mut tally).await),
             11 | 12 => ("says wrong words", say_wrong_words(server, over).await),
             13 | 14 => (
                 "says start in fragments",
                 start_in_fragments(server, over).await,
             ),
-            15 | 16 => ("offends", offend(server, turn, over).await),
+            15 | 16 => (
+                "breaks the protocol",
+                break_protocol(server, turn, over).await,
+            ),
             17 => ("resets", reset(server, over).await),
             18 => (
-                "says half a handshake",
-                begin_handshake(server, turn, over).await,
+                "sends half a request",
+                send_half_a_request(server, turn, over).await,
             ),
             _ => ("does not read", stall(server, over).await),
         };
-        lived.map_err(|error| format!("a client that {manner}: {error}"))?;
+        lived.map_err(|error| format!("a client that {behaviour}: {error}"))?;
     }
     Ok(tally)
 }
 
 /// Behaves well, and checks every notification.
-async fn listen(server: SocketAddr, until: Instant, tally: &mut Tally) -> Result<(), String> {
+async fn listen(server: SocketAddr, until: Instant, tally: &mut Tally) -> Result<()> {
     let mut socket = connect(server).await?;
     let mut due = Instant::now();
     say(&mut socket, "start").await?;
@@ -66,39 +65,37 @@ async fn listen(server: SocketAddr, until: Instant, tally: &mut Tally) -> Result
         let now = Instant::now();
         if heard != Message::text(format!("Notification {number}")) || now < due {
             return Err(format!(
-                "heard {heard:?} at {now:?}, and Notification {number} was due at {due:?}"
-            ));
+                "heard {heard:?} at {now:?}; Notification {number} was due at {due:?}"
+            )
+            .into());
         }
         let late = now - due;
         tally.late = tally.late.max(late);
         tally.notifications += 1;
         due += INTERVAL;
-        // A busy machine makes some late, but after one is left out, all the others are late by an interval.
+        // On a busy machine some are late. But if one is missing, all later ones are late by an interval.
         if due >= until && late < INTERVAL {
             break;
         }
         if due >= until + PATIENCE {
-            return Err(format!("Notification {number} is still late by {late:?}"));
+            return Err(format!("Notification {number} is still late by {late:?}").into());
         }
     }
     leave(socket).await
 }
 
-async fn say_wrong_words(server: SocketAddr, over: Instant) -> Result<(), String> {
+async fn say_wrong_words(server: SocketAddr, over: Instant) -> Result<()> {
     let mut socket = connect(server).await?;
     while Instant::now() < over {
         say(&mut socket, "please\u{1b}[31m\r\nstart").await?;
-        expect(
-            &mut socket,
-            Message::text("You did not say the magic word!"),
-        )
-        .await?;
+        let answer = Message::text("You did not say the magic word!");
+        expect(&mut socket, answer).await?;
         sleep(Duration::from_millis(700)).await;
     }
     leave(socket).await
 }
 
-async fn start_in_fragments(server: SocketAddr, over: Instant) -> Result<(), String> {
+async fn start_in_fragments(server: SocketAddr, over: Instant) -> Result<()> {
     let mut socket = connect(server).await?;
     let fragment = |text: &'static str, opcode, last| {
         Message::Frame(Frame::message(text, OpCode::Data(opcode), last))
@@ -114,9 +111,9 @@ async fn start_in_fragments(server: SocketAddr, over: Instant) -> Result<(), Str
     leave(socket).await
 }
 
-/// Breaks the rules, each time another one, and checks the close code.
-async fn offend(server: SocketAddr, turn: u64, over: Instant) -> Result<(), String> {
-    let offences: [(&[u8], u16); 6] = [
+/// Sends something else each turn that ends the connection, and checks the close code.
+async fn break_protocol(server: SocketAddr, turn: u64, over: Instant) -> Result<()> {
+    let frames: [(&[u8], u16); 6] = [
         (b"\x81\x05start", 1002),
         (b"\x89\xFE\x20\x00\0\0\0\0", 1009),
         (b"\x81\x82\0\0\0\0\xC3\x28", 1007),
@@ -124,39 +121,29 @@ async fn offend(server: SocketAddr, turn: u64, over: Instant) -> Result<(), Stri
         (b"\x82\x80\0\0\0\0", 1003),
         (b"\x88\x82\0\0\0\0\x0B\xB8", 3000),
     ];
-    let (bytes, code) = offences[usize::try_from(turn % 6).unwrap_or(0)];
+    let (frame, code) = frames[usize::try_from(turn % 6)?];
     let mut socket = connect(server).await?;
     say(&mut socket, "start").await?;
     sleep_until(over).await;
-    let mut stream = socket.into_inner();
-    let mut heard = Vec::new();
-    let talk = async {
-        stream.write_all(bytes).await?;
-        stream.read_to_end(&mut heard).await
-    };
-    let read = timeout(PATIENCE, talk).await;
-    let frames = frame::read_frames(&[(Duration::ZERO, heard)], false);
-    match frames.last().and_then(frame::Frame::close_code) {
+    socket.get_mut().write_all(frame).await?;
+    match close_code(&mut socket).await? {
         Some(heard) if heard == code => Ok(()),
-        _ => Err(format!(
-            "{} is closed with {frames:?} and {read:?}",
-            bytes.escape_ascii()
-        )),
+        heard => {
+            let frame = frame.escape_ascii();
+            Err(format!("{frame} is answered with the close code {heard:?}").into())
+        }
     }
 }
 
-async fn reset(server: SocketAddr, over: Instant) -> Result<(), String> {
+async fn reset(server: SocketAddr, over: Instant) -> Result<()> {
     let mut socket = connect(server).await?;
     say(&mut socket, "start").await?;
     sleep_until(over).await;
-    socket
-        .get_ref()
-        .set_zero_linger()
-        .map_err(|error| error.to_string())
+    Ok(socket.get_ref().set_zero_linger()?)
 }
 
-/// Says half a handshake, and leaves before the server answers or after.
-async fn begin_handshake(server: SocketAddr, turn: u64, over: Instant) -> Result<(), String> {
+/// Leaves before or after the server answers, in turn.
+async fn send_half_a_request(server: SocketAddr, turn: u64, over: Instant) -> Result<()> {
     let talk = async {
         let mut stream = TcpStream::connect(server).await?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a.exam").await?;
@@ -168,21 +155,17 @@ async fn begin_handshake(server: SocketAddr, turn: u64, over: Instant) -> Result
         }
         Ok::<_, io::Error>(answer)
     };
-    match timeout(PATIENCE, talk).await {
-        Ok(Ok(answer)) if answer.is_empty() || answer.starts_with("HTTP/1.1 408 ") => Ok(()),
-        answer => Err(format!("half a handshake is answered with {answer:?}")),
+    match timeout(PATIENCE, talk).await?? {
+        answer if answer.is_empty() || answer.starts_with("HTTP/1.1 408 ") => Ok(()),
+        answer => Err(format!("half a request is answered with {answer:?}").into()),
     }
 }
 
-/// Pings without reading the pongs, then reads without answering, until the server has had enough.
-async fn stall(server: SocketAddr, over: Instant) -> Result<(), String> {
-    let small = || {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_send_buffer_size(4096)?;
-        socket.set_recv_buffer_size(4096)?;
-        Ok(socket)
-    };
-    let socket = small().map_err(|error: io::Error| error.to_string())?;
+/// Sends pings without reading the pongs, then reads without answering until the server closes the connection.
+async fn stall(server: SocketAddr, over: Instant) -> Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(4096)?;
+    socket.set_recv_buffer_size(4096)?;
     let mut socket = upgrade(socket, server).await?;
     let pings = async {
         while say(&mut socket, Message::Ping(vec![0; 125].into()))
@@ -191,8 +174,8 @@ async fn stall(server: SocketAddr, over: Instant) -> Result<(), String> {
         {}
     };
     let _ = timeout_at(over, pings).await;
-    // As long as it did not read, it would be kept for a minute. A reset ends it too.
+    // Without reading, it would be kept for a minute. A reset ends it too.
     let mut stream = socket.into_inner();
     let end = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
-    end.map_or(Err("it is kept".into()), |_| Ok(()))
+    end.map_or(Err("the server keeps it".into()), |_| Ok(()))
 }

@@ -1,7 +1,7 @@
-//! Clients of all manners that are sent the lines of standard input.
+//! Clients of all kinds that receive the lines of standard input.
 //!
-//! What each receives is a contiguous run of the input, from its `start` on, and ends with all of it and Close 1000, or
-//! with Close 1013 when it was too far behind, or where the client itself leaves. Nothing else may happen.
+//! Each receives a contiguous run of lines from its `start` on. The run ends with the input and Close 1000, with Close 1013
+//! if the client was too far behind, or where the client itself leaves. Nothing else may happen.
 
 use std::{
     io::{self, Write},
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    Tally,
+    Result, Tally,
     socket::{PATIENCE, Socket, expect, say, upgrade},
 };
 
@@ -31,7 +31,7 @@ use crate::{
 const BURSTS: [u64; 6] = [1, 20, 1, 200, 1, 5000];
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Before the last few lines.
+/// The pause before the last few lines.
 const CALM: Duration = Duration::from_secs(3);
 
 /// How many lines may wait for a client.
@@ -43,14 +43,14 @@ const LONGEST: usize = 64 * 1024;
 /// The input: line 1, line 2, and so on.
 #[derive(Default)]
 pub(crate) struct Input {
-    /// How many lines the producer has written, or begun to write.
+    /// How many lines the producer has written or begun to write.
     written: AtomicU64,
     ending: AtomicBool,
     ended: AtomicBool,
 }
 
 impl Input {
-    /// Writes until the input is to end.
+    /// Writes lines until [`end`](Self::end).
     pub(crate) fn start(self: Arc<Self>, mut input: ChildStdin) -> JoinHandle<io::Result<()>> {
         thread::spawn(move || {
             for burst in BURSTS.iter().cycle() {
@@ -60,7 +60,7 @@ impl Input {
                 }
                 self.write(*burst, &mut input)?;
             }
-            // All that waits for slow clients would take longer than the server has at its end.
+            // The server ends too soon after its input to deliver everything that waits for slow clients by now.
             thread::sleep(CALM);
             self.write(BURSTS[1], &mut input)?;
             self.ended.store(true, SeqCst);
@@ -71,7 +71,7 @@ impl Input {
     fn write(&self, burst: u64, input: &mut ChildStdin) -> io::Result<()> {
         let first = 1 + self.written.fetch_add(burst, SeqCst);
         let lines = (first..first + burst).map(|number| line(number) + "\n");
-        // An empty line is no notification.
+        // An empty line is not pushed.
         input.write_all((lines.collect::<String>() + "\r\n").as_bytes())
     }
 
@@ -84,7 +84,7 @@ impl Input {
     }
 }
 
-/// A line that only this number has. Most are short, some up to the limit, and a few beyond.
+/// The line with this number, unlike any other. Most are short, some almost as long as allowed, and a few longer.
 fn line(number: u64) -> String {
     let random = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     let length = match random % 1000 {
@@ -98,22 +98,22 @@ fn line(number: u64) -> String {
     format!("{number} {}", letter.to_string().repeat(length))
 }
 
-/// One client, which connects again as often as its manners end its connection.
+/// One client, which reconnects whenever its behaviour ends its connection.
 pub(crate) async fn live(
     server: SocketAddr,
     client: u64,
     input: Arc<Input>,
     until: Instant,
-) -> Result<Tally, String> {
+) -> Result<Tally> {
     let mut tally = Tally::default();
     sleep(Duration::from_millis(client % 1000)).await;
     while Instant::now() < until {
         let turn = client / 10 + tally.connections;
         let over = until.min(Instant::now() + Duration::from_secs(2 + turn % 7));
         let mut reader = Reader::start(server, &input, client % 10 > 6).await?;
-        let (manner, closed) = match client % 10 {
+        let (behaviour, closed) = match client % 10 {
             0..5 => ("stays", reader.read(until, Duration::ZERO).await),
-            5 => ("comes again", reader.read(over, Duration::ZERO).await),
+            5 => ("reconnects", reader.read(over, Duration::ZERO).await),
             6 => ("resets", reader.read(over, Duration::ZERO).await),
             7 => ("is slow", reader.read(over, Duration::from_millis(5)).await),
             _ => {
@@ -122,48 +122,44 @@ pub(crate) async fn live(
             }
         };
         let ended = match closed {
-            Ok(None) if manner == "resets" => reader.reset(),
+            Ok(None) if behaviour == "resets" => reader.reset(),
             Ok(None) => reader.leave().await,
             Ok(Some(code)) => reader.check_end(code),
             Err(error) => Err(error),
         };
-        ended.map_err(|error| format!("a client that {manner}: {error}"))?;
+        ended.map_err(|error| format!("a client that {behaviour}: {error}"))?;
         tally.add(&reader.tally);
     }
     Ok(tally)
 }
 
-/// A client that stays until the input ends, with the time that it has for this.
-pub(crate) async fn stay(
-    server: SocketAddr,
-    input: Arc<Input>,
-    until: Instant,
-) -> Result<Tally, String> {
+/// A client that stays until the input ends, which must be before `until`.
+pub(crate) async fn stay(server: SocketAddr, input: Arc<Input>, until: Instant) -> Result<Tally> {
     let mut reader = Reader::start(server, &input, false).await?;
     match reader.read(until, Duration::ZERO).await? {
         Some(code) => reader.check_end(code)?,
-        None => return Err("the input has ended, and the connection has not".into()),
+        None => return Err("the input has ended, but the connection has not".into()),
     }
     Ok(reader.tally)
 }
 
-/// A connection that is sent lines, and checks them.
+/// A client that checks the lines it receives.
 struct Reader {
     socket: Socket,
     input: Arc<Input>,
-    /// The last line that came, or was written before `start` for sure.
+    /// The last line received. Before the first one: the last line that the server may have read before `start`, once that
+    /// is known.
     last: u64,
     tally: Tally,
 }
 
 impl Reader {
-    async fn start(server: SocketAddr, input: &Arc<Input>, small: bool) -> Result<Self, String> {
-        let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
+    async fn start(server: SocketAddr, input: &Arc<Input>, small: bool) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
         if small {
-            // So that it is soon behind when it does not read. With 4 KiB, less than the loopback's largest segment, the
-            // kernel lets 2 KiB pass every few seconds even to a client that reads.
-            let done = socket.set_recv_buffer_size(32 * 1024);
-            done.map_err(|error| error.to_string())?;
+            // A small buffer, so that the client soon falls behind when it does not read. With 4 KiB, less than loopback's
+            // largest segment, the kernel lets 2 KiB pass every few seconds even if the client reads.
+            socket.set_recv_buffer_size(32 * 1024)?;
         }
         let mut reader = Self {
             socket: upgrade(socket, server).await?,
@@ -182,35 +178,36 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Reads until `over`, and rests after each line; returns the close code if the server has closed by then.
-    async fn read(&mut self, over: Instant, rest: Duration) -> Result<Option<u16>, String> {
-        // Also when there is always something to read.
+    /// Reads until `over`, pausing after each line. Returns the close code if the server has closed by then.
+    async fn read(&mut self, over: Instant, pause: Duration) -> Result<Option<u16>> {
+        // The condition ends the loop even if there is always something to read.
         while Instant::now() < over {
             match timeout_at(over, self.socket.next()).await {
                 Ok(Some(Ok(Message::Text(text)))) => self.take(&text)?,
-                // Whatever was written before the server answered may be missing, and nothing after that.
+                // Only lines written before this pong may be missing.
                 Ok(Some(Ok(Message::Pong(_)))) if self.last == 0 => {
                     self.last = self.input.written();
                 }
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-                Ok(Some(Ok(Message::Close(None)))) => return Ok(Some(1005)),
-                Ok(Some(Ok(Message::Close(Some(close))))) => return Ok(Some(close.code.into())),
-                Ok(ended) => return Err(format!("{ended:?} after line {}", self.last)),
+                Ok(Some(Ok(Message::Close(close)))) => {
+                    return Ok(Some(close.map_or(1005, |close| close.code.into())));
+                }
+                Ok(ended) => return Err(format!("{ended:?} after line {}", self.last).into()),
                 Err(_) => break,
             }
-            if !rest.is_zero() {
-                sleep(rest).await;
+            if !pause.is_zero() {
+                sleep(pause).await;
             }
         }
         Ok(None)
     }
 
-    fn take(&mut self, text: &str) -> Result<(), String> {
+    fn take(&mut self, text: &str) -> Result<()> {
         let number = text
             .split(' ')
             .next()
             .and_then(|number| number.parse().ok());
-        let number = number.ok_or_else(|| format!("{text:?} is no line"))?;
+        let number = number.ok_or_else(|| format!("{text:?} is not a line of the input"))?;
         let first = self.tally.notifications == 0;
         let due = if first && (self.last == 0 || number <= self.last) {
             number
@@ -220,31 +217,30 @@ impl Reader {
         let mut line = line(due);
         line.truncate(LONGEST);
         if text != line {
-            return Err(format!("line {number} after line {}", self.last));
+            return Err(format!("line {number} after line {}", self.last).into());
         }
         self.last = number;
         self.tally.notifications += 1;
         Ok(())
     }
 
-    async fn leave(&mut self) -> Result<(), String> {
+    async fn leave(&mut self) -> Result<()> {
         let _ = say(&mut self.socket, Message::Close(None)).await;
         match self.read(Instant::now() + PATIENCE, Duration::ZERO).await {
             Ok(Some(1005)) => Ok(()),
             Ok(Some(code)) => self.check_end(code),
-            Ok(None) => Err("its Close is not answered".into()),
-            // It may have been closed some seconds ago, and its own Close is then answered with a reset.
+            Ok(None) => Err("the server does not answer its Close".into()),
+            // The server may have closed it some seconds ago, and then answers its Close with a reset.
             Err(error) => self.check_end(1013).map_err(|_| error),
         }
     }
 
-    fn reset(&self) -> Result<(), String> {
-        let stream = self.socket.get_ref();
-        stream.set_zero_linger().map_err(|error| error.to_string())
+    fn reset(&self) -> Result<()> {
+        Ok(self.socket.get_ref().set_zero_linger()?)
     }
 
-    /// Whether the server may have closed it so.
-    fn check_end(&mut self, code: u16) -> Result<(), String> {
+    /// Fails if the server may not close the connection now with this code.
+    fn check_end(&mut self, code: u16) -> Result<()> {
         let missing = self.input.written() - self.last;
         match code {
             1000 if self.input.ended.load(SeqCst) && missing == 0 => Ok(()),
@@ -252,9 +248,7 @@ impl Reader {
                 self.tally.behind += 1;
                 Ok(())
             }
-            _ => Err(format!(
-                "closed with {code} while {missing} lines were missing"
-            )),
+            _ => Err(format!("closed with {code} while {missing} lines were missing").into()),
         }
     }
 }

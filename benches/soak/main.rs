@@ -1,84 +1,98 @@
-//! Keeps clients of all manners on the server for a time, then compares what it holds with what it held before.
+//! Keeps clients of all kinds connected to the server for a while, then compares what it holds with what it held before.
 //!
-//! `cargo bench --bench soak -- --seconds 1200 --clients 5000`; with `--stdin`, lines of standard input are pushed.
+//! `cargo bench --bench soak -- --seconds 1200 --clients 5000`; with `--stdin`, the server pushes lines.
 
 mod counter;
 mod lines;
+#[path = "../common/server.rs"]
 mod server;
 mod socket;
+mod usage;
 
-use std::{env, process::ExitCode, sync::Arc, time::Duration};
+use std::{env, error::Error, process::Command, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     join, runtime,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use self::{
     lines::Input,
-    server::{Server, Usage},
+    server::Server,
     socket::{PATIENCE, connect, leave},
+    usage::Usage,
 };
 
-fn main() -> ExitCode {
-    let seconds = Duration::from_secs(argument("--seconds").unwrap_or(60));
-    let clients = argument("--clients");
-    rlimit::increase_nofile_limit(u64::MAX).expect("a higher descriptor limit");
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let soaked = if env::args().any(|argument| argument == "--stdin") {
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// One client's life, until the soak is over.
+type Life = BoxFuture<'static, Result<Tally>>;
+
+/// In seconds. The server drops a client after twice this silence; no client here is silent for so long unless it is
+/// meant to be dropped.
+const KEEPALIVE: &str = "10";
+
+fn main() -> Result<()> {
+    let seconds = Duration::from_secs(argument("--seconds")?.unwrap_or(60));
+    let clients = argument("--clients")?;
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    if env::args().any(|argument| argument == "--stdin") {
         runtime.block_on(soak_lines(clients.unwrap_or(2000), seconds))
     } else {
         runtime.block_on(soak_counter(clients.unwrap_or(5000), seconds))
-    };
-    match soaked {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(violation) => {
-            println!("violation: {violation}");
-            ExitCode::FAILURE
-        }
     }
 }
 
-fn argument(name: &str) -> Option<u64> {
+fn argument(name: &str) -> Result<Option<u64>> {
     let value = env::args().skip_while(|argument| argument != name).nth(1);
-    value.map(|value| value.parse().expect("a number"))
+    Ok(value.as_deref().map(str::parse).transpose()?)
 }
 
-async fn soak_counter(clients: u64, seconds: Duration) -> Result<(), String> {
+/// Starts the server with a source of notifications.
+fn start(source: &[&str]) -> Result<Server> {
+    Server::start(
+        Command::new(env!("CARGO_BIN_EXE_wspush"))
+            .args(["--keepalive", KEEPALIVE])
+            .args(source)
+            .env("RUST_LOG", "off"),
+    )
+}
+
+async fn soak_counter(clients: u64, seconds: Duration) -> Result<()> {
     let interval = counter::INTERVAL.as_secs().to_string();
-    let server = Server::start(&["--interval", &interval]).expect("a server");
-    let live = |client, until| counter::live(server.address, client, until);
+    let server = start(&["--interval", &interval])?;
+    let live = |client, until| counter::live(server.address, client, until).boxed();
     let tally = soak(&server, clients, seconds, live).await?;
     println!(
-        "\n{clients} clients, {} connections, {} notifications, none lost, early or doubled; late by {:?} at most",
+        "\n{clients} clients, {} connections, {} notifications: none lost, early or doubled; late by {:?} at most",
         tally.connections, tally.notifications, tally.late
     );
     Ok(())
 }
 
-async fn soak_lines(clients: u64, seconds: Duration) -> Result<(), String> {
-    let mut server = Server::start(&["--stdin"]).expect("a server");
+async fn soak_lines(clients: u64, seconds: Duration) -> Result<()> {
+    let mut server = start(&["--stdin"])?;
     let address = server.address;
     let input = Arc::new(Input::default());
-    let producer = input.clone().start(server.input());
-    let live = |client, until| lines::live(address, client, input.clone(), until);
+    let producer = input.clone().start(server.input()?);
+    let live = |client, until| lines::live(address, client, input.clone(), until).boxed();
     let mut tally = soak(&server, clients, seconds, live).await?;
-    let last = |_, until| lines::stay(address, input.clone(), until);
-    let stays = wave(clients, Instant::now() + 2 * PATIENCE, last);
+    let stay = |_, until| lines::stay(address, input.clone(), until).boxed();
+    let stays = wave(clients, Instant::now() + 2 * PATIENCE, stay);
     let ending = async {
         sleep(PATIENCE / 6).await;
         input.end();
     };
     tally.add(&join!(stays, ending).0?);
-    producer
-        .join()
-        .map_err(|_| "the producer panicked")?
-        .map_err(|error| format!("no input: {error}"))?;
-    server.end().await?;
+    producer.join().map_err(|_| "the producer panicked")??;
+    end(&mut server).await?;
     println!(
-        "\n{clients} clients, {} connections, {} lines, {} of them delivered, none lost or doubled; {} closed for being behind",
+        "\n{clients} clients, {} connections, {} lines, delivered {} times: none lost or doubled; {} clients closed for being behind",
         tally.connections,
         input.written(),
         tally.notifications,
@@ -87,13 +101,29 @@ async fn soak_lines(clients: u64, seconds: Duration) -> Result<(), String> {
     Ok(())
 }
 
+/// Waits until the server ends by itself.
+async fn end(server: &mut Server) -> Result<()> {
+    let ended = async {
+        loop {
+            match server.process.try_wait()? {
+                None => sleep(Duration::from_millis(100)).await,
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the server ended with {status}").into()),
+            }
+        }
+    };
+    timeout(PATIENCE, ended)
+        .await
+        .map_err(|_| "the server did not end")?
+}
+
 /// What clients have seen.
 #[derive(Default)]
 struct Tally {
     connections: u64,
     notifications: u64,
     late: Duration,
-    /// How many were closed for being too far behind.
+    /// Connections closed for being too far behind.
     behind: u64,
 }
 
@@ -106,55 +136,49 @@ impl Tally {
     }
 }
 
-/// The first wave warms the server up: what it has allocated for so many clients once, it may keep.
-async fn soak<F>(
+/// Runs two waves of clients. The first one warms the server up: it may keep what it allocates once for so many clients.
+async fn soak(
     server: &Server,
     clients: u64,
     seconds: Duration,
-    live: impl Fn(u64, Instant) -> F,
-) -> Result<Tally, String>
-where
-    F: Future<Output = Result<Tally, String>> + Send + 'static,
-{
-    Usage::title();
-    // Once it has answered, all its threads are there.
+    live: impl Fn(u64, Instant) -> Life,
+) -> Result<Tally> {
+    Usage::print_title();
+    // Once the server has answered, all its threads are running.
     let socket = connect(server.address).await?;
-    let mut start = server.usage();
+    let mut start = Usage::of(server)?;
     start.descriptors -= 1;
     leave(socket).await?;
-    start.show("at the start");
+    start.print("at the start");
     let under_load = async |seconds: Duration| {
         let until = Instant::now() + seconds;
         let usage = async {
             sleep_until(until - seconds / 10).await;
-            server.usage().show("under load");
+            Usage::of(server)?.print("under load");
+            Ok(())
         };
-        join!(wave(clients, until, &live), usage).0
+        let (tally, usage) = join!(wave(clients, until, &live), usage);
+        usage.and(tally)
     };
     under_load(seconds.min(PATIENCE)).await?;
-    let before = server.rest(start).await.show("after warm-up");
+    let before = Usage::at_rest(server, start).await?;
+    before.print("after the warm-up");
     let tally = under_load(seconds).await?;
-    let after = server.rest(start).await.show("after the soak");
+    let after = Usage::at_rest(server, start).await?;
+    after.print("after the soak");
     after.check(start, before)?;
     Ok(tally)
 }
 
-/// Lets as many clients come and go until then.
-async fn wave<F>(
-    clients: u64,
-    until: Instant,
-    live: impl Fn(u64, Instant) -> F,
-) -> Result<Tally, String>
-where
-    F: Future<Output = Result<Tally, String>> + Send + 'static,
-{
+/// Lets this many clients live at the same time.
+async fn wave(clients: u64, until: Instant, live: impl Fn(u64, Instant) -> Life) -> Result<Tally> {
     let mut wave = JoinSet::new();
     for client in 0..clients {
         wave.spawn(live(client, until));
     }
     let mut sum = Tally::default();
     while let Some(tally) = wave.join_next().await {
-        sum.add(&tally.map_err(|error| error.to_string())??);
+        sum.add(&tally??);
     }
     Ok(sum)
 }

@@ -1,4 +1,4 @@
-//! A client's socket, which gives up in time.
+//! A client's socket, with a limit for every wait.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,65 +7,67 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout, timeout_at},
 };
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Error, Message},
-};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
-/// How long the slowest answer may take, and the server to be rid of a wave of clients.
+use crate::Result;
+
+/// How long the slowest answer may take, and how long the server may take to let go of a wave of clients.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-pub(crate) async fn connect(server: SocketAddr) -> Result<Socket, String> {
-    let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
-    upgrade(socket, server).await
+pub(crate) async fn connect(server: SocketAddr) -> Result<Socket> {
+    upgrade(TcpSocket::new_v4()?, server).await
 }
 
-pub(crate) async fn upgrade(socket: TcpSocket, server: SocketAddr) -> Result<Socket, String> {
-    let upgrading = async {
+pub(crate) async fn upgrade(socket: TcpSocket, server: SocketAddr) -> Result<Socket> {
+    let upgrade = async {
         let stream = socket.connect(server).await?;
         let (socket, _) = client_async(format!("ws://{server}/"), stream).await?;
-        Ok::<_, Error>(socket)
+        Ok(socket)
     };
-    match timeout(PATIENCE, upgrading).await {
-        Ok(upgraded) => upgraded.map_err(|error| format!("no handshake: {error}")),
-        Err(_) => Err("no handshake in time".into()),
-    }
-}
-
-pub(crate) async fn say(socket: &mut Socket, message: impl Into<Message>) -> Result<(), String> {
-    socket
-        .send(message.into())
+    timeout(PATIENCE, upgrade)
         .await
-        .map_err(|error| format!("can't write: {error}"))
+        .map_err(|_| "the handshake takes too long")?
 }
 
-/// The next message that is no ping.
-pub(crate) async fn hear(socket: &mut Socket, until: Instant) -> Result<Message, String> {
+pub(crate) async fn say(socket: &mut Socket, message: impl Into<Message>) -> Result<()> {
+    Ok(socket.send(message.into()).await?)
+}
+
+/// The next message other than a ping.
+pub(crate) async fn hear(socket: &mut Socket, until: Instant) -> Result<Message> {
     loop {
         match timeout_at(until, socket.next()).await {
             Ok(Some(Ok(Message::Ping(_)))) => {}
             Ok(Some(Ok(message))) => return Ok(message),
-            ended => return Err(format!("heard {ended:?} instead of a message")),
+            ended => return Err(format!("heard {ended:?} instead of a message").into()),
         }
     }
 }
 
-pub(crate) async fn expect(socket: &mut Socket, due: Message) -> Result<(), String> {
+pub(crate) async fn expect(socket: &mut Socket, due: Message) -> Result<()> {
     match hear(socket, Instant::now() + PATIENCE).await? {
         heard if heard == due => Ok(()),
-        heard => Err(format!("heard {heard:?} instead of {due:?}")),
+        heard => Err(format!("heard {heard:?} instead of {due:?}").into()),
     }
 }
 
-pub(crate) async fn leave(mut socket: Socket) -> Result<(), String> {
-    say(&mut socket, Message::Close(None)).await?;
+/// Reads up to the server's Close frame, and returns its code.
+pub(crate) async fn close_code(socket: &mut Socket) -> Result<Option<u16>> {
     loop {
-        match hear(&mut socket, Instant::now() + PATIENCE).await? {
-            Message::Close(None) => return Ok(()),
+        match hear(socket, Instant::now() + PATIENCE).await? {
+            Message::Close(close) => return Ok(close.map(|close| close.code.into())),
             Message::Text(_) | Message::Pong(_) => {}
-            heard => return Err(format!("heard {heard:?} instead of the end")),
+            heard => return Err(format!("heard {heard:?} instead of the end").into()),
         }
+    }
+}
+
+pub(crate) async fn leave(mut socket: Socket) -> Result<()> {
+    say(&mut socket, Message::Close(None)).await?;
+    match close_code(&mut socket).await? {
+        None => Ok(()),
+        code => Err(format!("the answer to its Close has the code {code:?}").into()),
     }
 }

@@ -11,8 +11,9 @@ use super::{Check, Clients, Connection, LOST, percentile};
 use crate::{
     Result,
     load::Load,
-    server::{Server, Times},
+    server::Server,
     table::{Figures, count},
+    times::Times,
 };
 
 /// How long the streaming connections are measured.
@@ -77,14 +78,14 @@ pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result
     clients.start(spread)?;
     clients.wait_for_the_others()?;
     let (streaming, lateness) = clients.stream(server, WINDOW)?;
-    let grown = server.resident()? - fresh;
+    let grown = count(server.memory()?) - fresh;
     clients.leave(server, descriptors)?;
-    let after_first = server.resident()?;
+    let after_first = count(server.memory()?);
 
     let second = clients.storm(server, connections)?;
     clients.start(spread)?;
     clients.leave(server, descriptors)?;
-    let after_second = server.resident()?;
+    let after_second = count(server.memory()?);
     clients.without_faults()?;
 
     let in_storms = |figure| second.unless_saturated(first.unless_saturated(figure));
@@ -111,7 +112,7 @@ pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Fi
     clients.start(clients.check.interval)?;
     clients.wait_for_the_others()?;
     let (streaming, lateness) = clients.stream(server, HOLD)?;
-    let grown = server.resident()? - fresh;
+    let grown = count(server.memory()?) - fresh;
     let cores = available_parallelism().map_or(1, NonZero::get);
     let window = streaming.clock.as_secs_f64() * count(cores);
     let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / window;

@@ -11,8 +11,9 @@ use std::{
 use super::{Check, Clients, Connection, LOST, percentile};
 use crate::{
     Result,
-    server::{Server, Times},
+    server::Server,
     table::{Figures, count},
+    times::Times,
 };
 
 /// How long lines are written at an even pace, but no more of them than `MOST`: at the fastest pace no server keeps up
@@ -82,7 +83,7 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
     }
     clients.receive(number)?;
     let times = Times::now(begin, server)?.since(before);
-    let grown = server.resident()? - fresh;
+    let grown = count(server.memory()?) - fresh;
     let delivered = clients.delivered();
 
     for number in number + 1..=number + LONG {
@@ -92,7 +93,7 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
         input.write_all(&line)?;
         clients.receive(number)?;
     }
-    let grown_by_long = server.resident()? - fresh;
+    let grown_by_long = count(server.memory()?) - fresh;
     clients.without_faults()?;
 
     let after = |time: fn(&Line) -> Instant| {
