@@ -11,6 +11,7 @@ use std::{
     io::{self, Read},
     mem,
     process::{Command, Stdio},
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +27,7 @@ use self::{
 use crate::{
     Result,
     load::{Kind, Load},
+    progress::Progress,
     server::Server,
     storm::storm,
     table::count,
@@ -92,15 +94,6 @@ trait Check {
     fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()>;
 }
 
-/// What should not happen, and how often it did.
-#[derive(Debug, Default)]
-struct Faults {
-    /// Connections refused, or closed by the server.
-    failed: usize,
-    lost: usize,
-    out_of_sequence: usize,
-}
-
 struct Clients<C> {
     poll: Poll,
     events: Events,
@@ -110,14 +103,13 @@ struct Clients<C> {
     in_flight: usize,
     deadline: Instant,
     connections: Vec<Connection>,
-    /// How many have an answer to `start`, have left.
-    streaming: usize,
-    left: usize,
+    progress: Arc<Progress>,
+    lost: usize,
+    out_of_sequence: usize,
     /// Whether the clients of all servers are ready to be measured.
     ready: bool,
     /// When the clients woke: what they then find to read had come by that time.
     now: Instant,
-    faults: Faults,
     check: C,
 }
 
@@ -135,11 +127,11 @@ impl<C: Check> Clients<C> {
             in_flight: options.in_flight,
             deadline: now + Duration::from_secs(options.time_limit),
             connections: Vec::new(),
-            streaming: 0,
-            left: 0,
+            progress: Arc::default(),
+            lost: 0,
+            out_of_sequence: 0,
             ready: false,
             now,
-            faults: Faults::default(),
             check,
         })
     }
@@ -156,8 +148,13 @@ impl<C: Check> Clients<C> {
     /// Has new clients take the place of those that have left.
     fn storm(&mut self, server: &Server, connections: usize) -> Result<Times> {
         self.connections.clear();
-        let (streams, times) = storm(server, connections, self.in_flight, self.deadline)?;
-        self.faults.failed += connections - streams.len();
+        let (streams, times) = storm(
+            server,
+            connections,
+            self.in_flight,
+            self.deadline,
+            &self.progress,
+        )?;
         for mut stream in streams {
             let token = Token(self.connections.len());
             self.poll
@@ -170,7 +167,7 @@ impl<C: Check> Clients<C> {
 
     /// Lets each say `start`, evenly spread, and waits until all have an answer.
     fn start(&mut self, spread: Duration) -> Result<()> {
-        self.streaming = 0;
+        self.progress.started.store(0, Relaxed);
         let step = spread / u32::try_from(self.connections.len().max(1))?;
         let mut due = Instant::now();
         for place in 0..self.connections.len() {
@@ -185,7 +182,7 @@ impl<C: Check> Clients<C> {
                 due = now;
             }
         }
-        while self.streaming < self.open().count() {
+        while self.started() < self.open() {
             self.turn(self.deadline)?;
         }
         Ok(())
@@ -202,13 +199,11 @@ impl<C: Check> Clients<C> {
 
     /// Closes them all, and waits until the server holds none any more.
     fn leave(&mut self, server: &Server, descriptors: usize) -> Result<()> {
-        self.left = 0;
-        let open = self.open().count();
         for connection in &mut self.connections {
             connection.send(CLOSE);
             connection.leaving = true;
         }
-        while self.left < open {
+        while self.open() > 0 {
             self.turn(self.deadline)?;
         }
         while server.descriptors()? > descriptors {
@@ -218,19 +213,23 @@ impl<C: Check> Clients<C> {
         Ok(())
     }
 
-    fn open(&self) -> impl Iterator<Item = &Connection> {
-        self.connections.iter().filter(|client| client.is_open())
+    fn open(&self) -> usize {
+        self.progress.open.load(Relaxed)
+    }
+
+    fn started(&self) -> usize {
+        self.progress.started.load(Relaxed)
+    }
+
+    fn failed(&self) -> usize {
+        self.progress.failed.load(Relaxed)
     }
 
     /// For what has no figure for faults.
     fn without_faults(&self) -> Result<()> {
-        match self.faults {
-            Faults {
-                failed: 0,
-                lost: 0,
-                out_of_sequence: 0,
-            } => Ok(()),
-            _ => Err(format!("{:?}", self.faults).into()),
+        match [self.failed(), self.lost, self.out_of_sequence] {
+            [0, 0, 0] => Ok(()),
+            faults => Err(format!("failed, lost, out of sequence: {faults:?}").into()),
         }
     }
 
@@ -286,26 +285,25 @@ impl<C: Check> Clients<C> {
             used += length;
             match heard {
                 Heard::Text(text) => {
-                    self.faults.out_of_sequence += usize::from(!connection.count::<C>(text)?);
+                    self.out_of_sequence += usize::from(!connection.count::<C>(text)?);
                     self.check.take(connection, &mut self.now)?;
                 }
                 Heard::Ping => connection.send(PONG),
-                Heard::Pong => self.streaming += 1,
+                Heard::Pong => {
+                    self.progress.started.fetch_add(1, Relaxed);
+                }
                 Heard::Close(_) if connection.leaving => {}
                 Heard::Close(code) => {
-                    if self.faults.failed == 0 {
+                    if self.failed() == 0 {
                         eprintln!("the server has closed a connection with {code}");
                     }
-                    self.faults.failed += 1;
-                    connection.end();
+                    self.end(place);
                     return Ok(());
                 }
             }
         }
         if size == 0 {
-            connection.end();
-            self.left += usize::from(connection.leaving);
-            self.faults.failed += usize::from(!connection.leaving);
+            self.end(place);
             return Ok(());
         }
         connection.keep(&buffer[used..size]);
@@ -314,5 +312,15 @@ impl<C: Check> Clients<C> {
             return self.hear(place, buffer);
         }
         Ok(())
+    }
+
+    /// Its stream has ended. Unless it is leaving, it has failed.
+    fn end(&mut self, place: usize) {
+        let connection = &mut self.connections[place];
+        connection.end();
+        self.progress.open.fetch_sub(1, Relaxed);
+        if !connection.leaving {
+            self.progress.failed.fetch_add(1, Relaxed);
+        }
     }
 }

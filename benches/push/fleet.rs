@@ -13,17 +13,18 @@ use clap::ValueEnum;
 use crate::{
     Result,
     load::Load,
-    table::{self, Figures},
+    progress::{self, Counts},
+    table::{Figures, across},
 };
 
-/// How many handshakes are under way at once, over all clients.
+/// How many handshakes are in progress at once, over all clients.
 const IN_FLIGHT: usize = 512;
 
 /// Servers side by side, and their clients.
 pub(crate) struct Fleet(Vec<Client>);
 
 impl Fleet {
-    /// Returns when all are ready to be measured.
+    /// Returns once all are ready to be measured.
     pub(crate) fn start(
         servers: usize,
         load: &Load,
@@ -31,11 +32,9 @@ impl Fleet {
         deadline: Instant,
     ) -> Result<Self> {
         let start = |_| Client::start(load, IN_FLIGHT.div_ceil(servers), program, deadline);
-        let mut clients = (0..servers).map(start).collect::<Result<Vec<_>>>()?;
-        for client in &mut clients {
-            client.line()?;
-        }
-        Ok(Self(clients))
+        let mut fleet = Self((0..servers).map(start).collect::<Result<_>>()?);
+        fleet.lines("connecting")?;
+        Ok(fleet)
     }
 
     /// Measures them all at the same time.
@@ -43,16 +42,49 @@ impl Fleet {
         for client in &mut self.0 {
             client.go()?;
         }
-        let figures = self.0.iter_mut().map(Client::figures);
-        let figures = figures.collect::<Result<Vec<_>>>()?;
-        Ok(table::across(load.rows(), &figures))
+        let figures = self.lines("holding")?.into_iter().map(|line| {
+            let figures = line.split_whitespace().map(str::parse);
+            Ok(figures.collect::<std::result::Result<_, _>>()?)
+        });
+        Ok(across(load.rows(), &figures.collect::<Result<Vec<_>>>()?))
+    }
+
+    /// Waits for a line from each client. If they report their progress meanwhile, prints the sum.
+    fn lines(&mut self, doing: &str) -> Result<Vec<String>> {
+        let begin = Instant::now();
+        let mut lines = vec![None; self.0.len()];
+        while lines.contains(&None) {
+            for (client, line) in self.0.iter_mut().zip(&mut lines) {
+                if line.is_none() {
+                    *line = client.line()?;
+                }
+            }
+            if lines.contains(&None) {
+                let sum = |count| {
+                    self.0
+                        .iter()
+                        .map(|client| client.counts[count])
+                        .sum::<usize>()
+                };
+                eprintln!(
+                    "{doing} for {} s: {} connections open, {} started, {} failed",
+                    begin.elapsed().as_secs(),
+                    sum(0),
+                    sum(1),
+                    sum(2)
+                );
+            }
+        }
+        Ok(lines.into_iter().flatten().collect())
     }
 }
 
-/// A process of clients with its server. Both end when this is dropped, or when this process ends in any other way.
+/// A process of clients and its server. Both end when this is dropped, or when this process ends in any other way.
 struct Client {
     process: Child,
     output: BufReader<ChildStdout>,
+    /// As last reported.
+    counts: Counts,
 }
 
 impl Client {
@@ -80,6 +112,7 @@ impl Client {
         Ok(Self {
             process,
             output: BufReader::new(output),
+            counts: Counts::default(),
         })
     }
 
@@ -88,24 +121,25 @@ impl Client {
         Ok(input.write_all(b"\n")?)
     }
 
-    fn line(&mut self) -> Result<String> {
+    /// The next line, or `None` if it is a report.
+    fn line(&mut self) -> Result<Option<String>> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
             return Err("the clients failed, see above".into());
         }
-        Ok(line)
-    }
-
-    fn figures(&mut self) -> Result<Figures> {
-        let line = self.line()?;
-        let figures = line.split_whitespace().map(str::parse);
-        Ok(figures.collect::<std::result::Result<_, _>>()?)
+        match progress::parse(&line)? {
+            Some(counts) => {
+                self.counts = counts;
+                Ok(None)
+            }
+            None => Ok(Some(line)),
+        }
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Without its standard input it ends its server and itself.
+        // At the end of its standard input it ends its server and itself.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }

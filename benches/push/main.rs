@@ -8,6 +8,7 @@ mod client;
 mod fleet;
 mod load;
 mod million;
+mod progress;
 #[path = "../common/server.rs"]
 mod server;
 mod storm;

@@ -7,6 +7,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     num::NonZero,
+    sync::atomic::Ordering::Relaxed,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use mio::{Events, Interest, Poll, Token, net};
 
 use crate::{
     Result,
+    progress::Progress,
     server::Server,
     times::{Times, running},
 };
@@ -32,6 +34,7 @@ pub(crate) fn storm(
     connections: usize,
     in_flight: usize,
     deadline: Instant,
+    progress: &Progress,
 ) -> Result<(Vec<net::TcpStream>, Times)> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let begin = Instant::now();
@@ -40,7 +43,7 @@ pub(crate) fn storm(
         let start = |thread| {
             let share = connections * (thread + 1) / threads - connections * thread / threads;
             let in_flight = in_flight.div_ceil(threads);
-            scope.spawn(move || connect_all(server.address, share, in_flight, deadline))
+            scope.spawn(move || connect_all(server.address, share, in_flight, deadline, progress))
         };
         let running: Vec<_> = (0..threads).map(start).collect();
         let ended = running
@@ -60,6 +63,7 @@ fn connect_all(
     connections: usize,
     in_flight: usize,
     deadline: Instant,
+    progress: &Progress,
 ) -> Result<(Vec<net::TcpStream>, Duration)> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(in_flight);
@@ -88,9 +92,15 @@ fn connect_all(
             };
             done += 1;
             match take_answer(&mut stream) {
-                Ok(()) => *place = Some(stream),
+                Ok(()) => {
+                    *place = Some(stream);
+                    progress.open.fetch_add(1, Relaxed);
+                }
                 // The others that fail do so for the same reason.
-                Err(error) => refused = Some(error),
+                Err(error) => {
+                    refused = Some(error);
+                    progress.failed.fetch_add(1, Relaxed);
+                }
             }
         }
     }

@@ -108,19 +108,22 @@ pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result
 pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Figures> {
     let connections = clients.load.connections;
     let (_, fresh) = clients.warm_up(server)?;
+    let report = clients.progress.report();
     let opening = clients.storm(server, connections)?;
     clients.start(clients.check.interval)?;
+    drop(report);
     clients.wait_for_the_others()?;
+    let _report = clients.progress.report();
     let (streaming, lateness) = clients.stream(server, HOLD)?;
     let grown = count(server.memory()?) - fresh;
     let cores = available_parallelism().map_or(1, NonZero::get);
     let window = streaming.clock.as_secs_f64() * count(cores);
     let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / window;
     Ok(vec![
-        count(clients.open().count()),
-        count(clients.faults.failed),
-        count(clients.faults.lost),
-        count(clients.faults.out_of_sequence),
+        count(clients.open()),
+        count(clients.failed()),
+        count(clients.lost),
+        count(clients.out_of_sequence),
         opening.clock.as_secs_f64(),
         count(lateness.len()) / HOLD.as_secs_f64(),
         percentile(&lateness, 50),
@@ -158,7 +161,7 @@ impl Clients<Counter> {
                     break;
                 }
                 if end.elapsed() > LOST {
-                    self.faults.lost += 1;
+                    self.lost += 1;
                     break;
                 }
                 self.turn(end + LOST)?;

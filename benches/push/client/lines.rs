@@ -139,8 +139,8 @@ pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result
         f64::from(lines),
         delivered / times.clock.as_secs_f64(),
         times.server.as_secs_f64() * 1e6 / delivered,
-        count(clients.faults.lost + clients.faults.out_of_sequence),
-        count(clients.faults.failed),
+        count(clients.lost + clients.out_of_sequence),
+        count(clients.failed()),
         late.as_secs_f64() * 1e3,
     ])
 }
@@ -165,7 +165,8 @@ impl Clients<Lines> {
     fn receive(&mut self, lines: u32) -> Result<()> {
         let mut progress = (Instant::now(), 0);
         loop {
-            let missing = self.open().map(|client| lines - client.received);
+            let open = self.connections.iter().filter(|client| client.is_open());
+            let missing = open.map(|client| lines - client.received);
             let missing = usize::try_from(missing.map(u64::from).sum::<u64>())?;
             if missing == 0 {
                 return Ok(());
@@ -174,7 +175,7 @@ impl Clients<Lines> {
                 progress = (Instant::now(), missing);
             }
             if progress.0.elapsed() > LOST {
-                self.faults.lost += missing;
+                self.lost += missing;
                 return Ok(());
             }
             self.turn(progress.0 + LOST)?;
