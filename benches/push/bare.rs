@@ -1,7 +1,7 @@
-//! The reference: the same work with next to nothing around it.
+//! The reference server: the same work with next to nothing around it.
 //!
-//! One thread, one epoll, one send for each notification, some fifty bytes for each connection. What it leaves out is
-//! what makes a server: limits, timeouts, refusals, most of RFC 6455.
+//! One thread, one epoll, one send per notification, about fifty bytes per connection. It leaves out what makes a server:
+//! limits, timeouts, refusals, most of RFC 6455.
 
 mod counter;
 mod lines;
@@ -24,7 +24,7 @@ use wspush::listen;
 use self::{counter::Counter, lines::Lines};
 use crate::Result;
 
-/// Those of wspush that the bench uses.
+/// The options of wspush that the bench uses.
 #[derive(Args)]
 pub(crate) struct Options {
     #[arg(long)]
@@ -43,20 +43,20 @@ type Connections = Vec<Option<Connection>>;
 
 struct Connection {
     stream: TcpStream,
-    /// The number of its next notification, 0 before `start`.
+    /// The number of the next notification, 0 before `start`.
     number: u32,
-    /// When that is due, in nanoseconds since the server's begin.
+    /// When the next notification is due, in nanoseconds since the server started.
     due: u64,
-    /// What did not fit into the kernel's buffer.
+    /// Bytes that did not fit into the kernel's buffer.
     rest: Vec<u8>,
 }
 
-/// What is pushed.
+/// Where notifications come from.
 trait Source {
-    /// The client with this descriptor has said `start`.
+    /// The client with this descriptor said `start`.
     fn start(&mut self, connection: &mut Connection, descriptor: u32);
 
-    /// Sends what is due, and returns how long until more is, if that is known.
+    /// Sends everything that is due. Returns the time until the next notification, if known.
     fn push(&mut self, connections: &mut Connections) -> Result<Option<Duration>>;
 }
 
@@ -68,9 +68,9 @@ struct Server {
     source: Box<dyn Source>,
 }
 
-/// Serves until it is killed.
+/// Serves until killed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    // As wspush does: with mio's backlog of 128, clients in a storm wait a second to try again.
+    // With wspush's backlog: with mio's of 128, clients in a storm wait a second before they try again.
     let listeners = Builder::new_current_thread()
         .enable_io()
         .build()?
@@ -133,10 +133,10 @@ impl Server {
         }
     }
 
-    /// Takes what the clients of this bench say, each in one piece: the request, `start` with a ping, Close.
+    /// Handles what the clients of this bench send, each in one piece: the request, `start` with a ping, Close.
     fn hear(&mut self, descriptor: usize) -> Result<()> {
         let place = self.connections.get_mut(descriptor);
-        // Or it is standard input that can be read.
+        // Otherwise the event is that of standard input.
         let Some(Some(connection)) = place else {
             return Ok(());
         };
@@ -151,7 +151,7 @@ impl Server {
                     connection.stream.write_all(b"\x8a\0")?;
                 }
             }
-            // A Close, or the end.
+            // A Close or end of file.
             _ => {
                 let _ = connection.stream.write(b"\x88\0");
                 self.connections[descriptor] = None;

@@ -1,6 +1,7 @@
-//! The clients of one server, in a process of their own: they start it, measure it, check all that it sends, and end it.
+//! The clients of one server, in a process of their own: they start it, measure it, check everything it sends, and end it.
 //!
-//! One thread and one epoll, storms aside, as lean as the bare server, since both share the machine with what is measured.
+//! Apart from storms, one thread and one epoll: like the bare server, they must be lean, because they share the machine
+//! with the server that is measured.
 
 mod connection;
 mod counter;
@@ -38,24 +39,24 @@ use crate::{
 pub(crate) struct Options {
     #[command(flatten)]
     load: Load,
-    /// How many handshakes are under way at once
+    /// Handshakes in progress at once
     #[arg(long)]
     in_flight: usize,
-    /// In seconds
+    /// Seconds
     #[arg(long)]
     time_limit: u64,
     #[arg(last = true)]
     program: Vec<OsString>,
 }
 
-/// How far behind they may fall when they say `start` one after another, and still make up for it. Those that say it in
-/// the same moment are due in the same moment ever after, and the last of them late.
+/// Clients say `start` one after another: those that say it at the same moment have all their notifications due at the
+/// same moment, and then the last one's is late. If they are late by more than this, they don't catch up.
 const HURRY: Duration = Duration::from_millis(2);
 
-/// What has not come after this long without any progress counts as lost.
+/// A notification counts as lost after this long without any progress.
 const LOST: Duration = Duration::from_secs(20);
 
-/// The token of standard input; the others are places in the list of connections.
+/// The token of standard input. All others are indices of connections.
 const INPUT: Token = Token(usize::MAX);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -84,20 +85,20 @@ fn percentile(sorted: &[u32], percent: usize) -> f64 {
     f64::from(sorted.get(place).copied().unwrap_or_default()) / 1e3
 }
 
-/// What clients look for in what they are sent.
+/// How clients check what they receive.
 trait Check {
-    /// What stands before the number in each text.
+    /// The text before each number.
     const PREFIX: &'static [u8];
 
-    /// Takes a text, whose number the connection has. What is read now had come by the time `now`, or while others were
-    /// read.
+    /// Takes the text whose number the connection has just received. It arrived by `now`, or later while this process read
+    /// from other connections.
     fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()>;
 }
 
 struct Clients<C> {
     poll: Poll,
     events: Events,
-    /// Holds the largest frame and more.
+    /// Larger than the largest frame.
     buffer: Vec<u8>,
     load: Load,
     in_flight: usize,
@@ -108,7 +109,7 @@ struct Clients<C> {
     out_of_sequence: usize,
     /// Whether the clients of all servers are ready to be measured.
     ready: bool,
-    /// When the clients woke: what they then find to read had come by that time.
+    /// When the clients last woke up.
     now: Instant,
     check: C,
 }
@@ -136,8 +137,8 @@ impl<C: Check> Clients<C> {
         })
     }
 
-    /// Returns how many descriptors the server has of its own, and its memory without connections. One that has let a
-    /// client in has all the threads and descriptors that it needs for itself.
+    /// Returns the server's descriptors and memory without connections. After its first client it has all the threads and
+    /// descriptors that it needs for itself.
     fn warm_up(&mut self, server: &Server) -> Result<(usize, f64)> {
         self.storm(server, 1)?;
         let descriptors = server.descriptors()? - 1;
@@ -145,7 +146,7 @@ impl<C: Check> Clients<C> {
         Ok((descriptors, count(server.memory()?)))
     }
 
-    /// Has new clients take the place of those that have left.
+    /// Replaces the clients, which have left, by new ones.
     fn storm(&mut self, server: &Server, connections: usize) -> Result<Times> {
         self.connections.clear();
         let (streams, times) = storm(
@@ -165,7 +166,7 @@ impl<C: Check> Clients<C> {
         Ok(times)
     }
 
-    /// Lets each say `start`, evenly spread, and waits until all have an answer.
+    /// Makes each client say `start`, evenly spread over time, and waits until all have an answer.
     fn start(&mut self, spread: Duration) -> Result<()> {
         self.progress.started.store(0, Relaxed);
         let step = spread / u32::try_from(self.connections.len().max(1))?;
@@ -174,7 +175,7 @@ impl<C: Check> Clients<C> {
             self.turn_until(due)?;
             let now = Instant::now();
             let connection = &mut self.connections[place];
-            // Before it is sent: no notification may come before that.
+            // Taken before sending: no notification may arrive before this time.
             connection.started = Some(now);
             connection.send(START);
             due += step;
@@ -188,7 +189,7 @@ impl<C: Check> Clients<C> {
         Ok(())
     }
 
-    /// Waits until the clients of all servers are as far.
+    /// Waits until the clients of all servers are ready.
     fn wait_for_the_others(&mut self) -> Result<()> {
         println!("ready");
         while !self.ready {
@@ -197,7 +198,7 @@ impl<C: Check> Clients<C> {
         Ok(())
     }
 
-    /// Closes them all, and waits until the server holds none any more.
+    /// Closes all connections, and waits until the server has released them.
     fn leave(&mut self, server: &Server, descriptors: usize) -> Result<()> {
         for connection in &mut self.connections {
             connection.send(CLOSE);
@@ -225,7 +226,7 @@ impl<C: Check> Clients<C> {
         self.progress.failed.load(Relaxed)
     }
 
-    /// For what has no figure for faults.
+    /// For loads whose figures don't count faults.
     fn without_faults(&self) -> Result<()> {
         match [self.failed(), self.lost, self.out_of_sequence] {
             [0, 0, 0] => Ok(()),
@@ -242,12 +243,12 @@ impl<C: Check> Clients<C> {
 
     fn in_time(&self) -> Result<()> {
         if Instant::now() > self.deadline {
-            return Err("the time of the bench is up: measure less".into());
+            return Err("out of time: measure less".into());
         }
         Ok(())
     }
 
-    /// Waits for something to read, until `end` at most, and reads it.
+    /// Waits for something to read, but not beyond `end`, and reads it.
     fn turn(&mut self, end: Instant) -> Result<()> {
         let end = end.min(self.deadline);
         let timeout = end.saturating_duration_since(Instant::now());
@@ -258,7 +259,7 @@ impl<C: Check> Clients<C> {
         let mut buffer = mem::take(&mut self.buffer);
         for event in &events {
             match event.token() {
-                INPUT => self.hear_the_bench()?,
+                INPUT => self.listen_to_bench()?,
                 Token(place) => self.hear(place, &mut buffer)?,
             }
         }
@@ -267,7 +268,7 @@ impl<C: Check> Clients<C> {
         Ok(())
     }
 
-    fn hear_the_bench(&mut self) -> Result<()> {
+    fn listen_to_bench(&mut self) -> Result<()> {
         if io::stdin().read(&mut [0])? == 0 {
             return Err("the bench has ended".into());
         }
@@ -307,14 +308,14 @@ impl<C: Check> Clients<C> {
             return Ok(());
         }
         connection.keep(&buffer[used..size]);
-        // No other event comes for what a full buffer left, or for an end that came along with the Close.
+        // There is no further event for the rest after a full buffer, or for an end that arrived with the Close.
         if size == buffer.len() || connection.leaving {
             return self.hear(place, buffer);
         }
         Ok(())
     }
 
-    /// Its stream has ended. Unless it is leaving, it has failed.
+    /// Ends a connection, which has failed unless the client is leaving.
     fn end(&mut self, place: usize) {
         let connection = &mut self.connections[place];
         connection.end();

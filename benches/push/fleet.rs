@@ -37,7 +37,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Measures them all at the same time.
+    /// Measures all servers at the same time.
     pub(crate) fn measure(mut self, load: &Load) -> Result<Figures> {
         for client in &mut self.0 {
             client.go()?;
@@ -79,7 +79,7 @@ impl Fleet {
     }
 }
 
-/// A process of clients and its server. Both end when this is dropped, or when this process ends in any other way.
+/// A process of clients and its server. Both end when this is dropped, or when this process ends.
 struct Client {
     process: Child,
     output: BufReader<ChildStdout>,

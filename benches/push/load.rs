@@ -1,4 +1,4 @@
-//! The loads: what a server does while it is measured, and which figures come of it.
+//! The loads: what a server does while it is measured, and which figures that yields.
 
 use clap::{Args, ValueEnum};
 
@@ -11,7 +11,7 @@ use crate::table::{
 pub(crate) enum Kind {
     /// A counter for each client, in two waves of clients
     Counter,
-    /// A counter for each of very many clients that are held for a while
+    /// A counter for each of very many clients, held for a while
     Hold,
     /// Lines of standard input at an even pace
     Lines,
@@ -23,10 +23,10 @@ pub(crate) enum Kind {
 pub(crate) struct Load {
     #[arg(long)]
     pub(crate) kind: Kind,
-    /// Seconds between notifications, or lines for each second
+    /// Seconds between notifications, or lines per second
     #[arg(long)]
     pub(crate) pace: f64,
-    /// How many clients each server has
+    /// Clients per server
     #[arg(long)]
     pub(crate) connections: usize,
 }
@@ -45,7 +45,7 @@ impl Load {
         }
     }
 
-    /// As the server's command line has it.
+    /// The server's arguments.
     pub(crate) fn source(&self) -> Vec<String> {
         match self.kind {
             Kind::Counter | Kind::Hold => vec!["--interval".into(), self.pace.to_string()],
@@ -53,16 +53,16 @@ impl Load {
         }
     }
 
-    /// What is measured in each round, in this order.
+    /// The figures of each round, in order.
     pub(crate) fn rows(&self) -> &'static [Row] {
         match self.kind {
             Kind::Counter => &[
                 ("handshakes/s", Sum),
-                ("CPU for a handshake, µs", Mean),
-                ("CPU for a notification, µs", Mean),
+                ("CPU per handshake, µs", Mean),
+                ("CPU per notification, µs", Mean),
                 ("lateness, median, ms", Worst),
                 ("lateness, 99th percentile, ms", Worst),
-                ("memory for a connection, bytes", Mean),
+                ("memory per connection, bytes", Mean),
                 ("memory after a wave of clients, KiB", Sum),
                 ("memory after a second wave, KiB", Sum),
                 ("growth from wave to wave, KiB", Sum),
@@ -72,28 +72,28 @@ impl Load {
                 ("failed", Sum),
                 ("lost", Sum),
                 ("out of sequence", Sum),
-                ("time to open, s", Worst),
+                ("time to connect, s", Worst),
                 ("notifications/s", Sum),
                 ("lateness, median, ms", Mean),
                 ("lateness, 99th percentile, ms", Mean),
                 ("  at the worst server", Worst),
                 ("CPU of the servers, % of all cores", Sum),
                 ("CPU of the clients, % of all cores", Sum),
-                ("memory for a connection, bytes", Mean),
+                ("memory per connection, bytes", Mean),
             ],
             Kind::Lines => &[
-                ("CPU for a delivered line, µs", Mean),
+                ("CPU per delivered line, µs", Mean),
                 ("at the first client, median, ms", Worst),
                 ("at the first, 99th percentile, ms", Worst),
                 ("at the last client, median, ms", Worst),
                 ("at the last, 99th percentile, ms", Worst),
-                ("memory for a connection, bytes", Mean),
+                ("memory per connection, bytes", Mean),
                 ("  after lines of 64 KiB", Mean),
             ],
             Kind::Burst => &[
                 ("lines written", Sum),
                 ("lines delivered/s", Sum),
-                ("CPU for a delivered line, µs", Mean),
+                ("CPU per delivered line, µs", Mean),
                 ("lines lost", Sum),
                 ("clients closed", Sum),
                 ("last line late by, ms", Worst),

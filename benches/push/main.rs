@@ -1,7 +1,7 @@
-//! `cargo bench`: what a connection, a notification and a handshake cost, next to a bare server that does the same work.
+//! `cargo bench`: the cost of a connection, a notification and a handshake, beside a bare server that does the same work.
 //!
-//! Both are measured in the same run and in turn, since only their ratio says much on a machine that others use too.
-//! Each server has a process of clients, which starts it, measures it and ends it: see `client`.
+//! The same run measures both in turn: on a machine shared with others, only their ratio means much. Each server has a
+//! process of clients that starts it, measures it and ends it: see `client`.
 
 mod bare;
 mod client;
@@ -34,28 +34,28 @@ use self::{
     table::Table,
 };
 
-/// Any failure ends the whole run: a figure that was not checked is worth nothing.
+/// Any failure ends the whole run: an unchecked figure is worthless.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A run ends within five minutes, and with very many connections within ten.
+/// A run ends within five minutes, or ten with very many connections.
 const TIME_LIMIT: Duration = Duration::from_secs(290);
 const TIME_LIMIT_OF_A_MILLION: Duration = Duration::from_secs(590);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_wspush");
 
-/// The seconds between notifications that are measured: many a second, and few.
+/// Seconds between notifications: many notifications a second, then few.
 const INTERVALS: [f64; 2] = [0.2, 2.0];
 
-/// The lines a second that are measured: few, many, and more than a server can send to ten thousand clients.
+/// Lines per second: few, many, and more than a server can send to ten thousand clients.
 const PACES: [f64; 3] = [1.0, 5.0, 50.0];
 
-/// How many clients a burst of lines is measured with, unless there are fewer.
+/// Numbers of clients for a burst of lines, if there are as many.
 const BURSTS: [usize; 2] = [10, 1000];
 
 /// Measures wspush and a bare reference server, in turn.
 #[derive(Parser)]
 struct Options {
-    /// How many connections, over all servers [default: 10000]
+    /// Number of connections, over all servers [default: 10000]
     #[arg(long, value_name = "N", hide_default_value = true)]
     #[arg(
         default_value = "10000",
@@ -63,37 +63,37 @@ struct Options {
     )]
     connections: usize,
 
-    /// Seconds between notifications [default: first 0.2, then 2]
+    /// Seconds between notifications [default: 0.2, then 2]
     #[arg(long, value_name = "S", default_value_if("million", IsPresent, "120"))]
     interval: Option<f64>,
 
-    /// How often each server is measured
+    /// How often to measure each server
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
 
-    /// How many servers side by side share the connections: a process may not hold enough descriptors for all [default: 1]
+    /// Number of servers that share the connections: one process may not have enough descriptors [default: 1]
     #[arg(long, value_name = "N", hide_default_value = true)]
     #[arg(default_value = "1", default_value_if("million", IsPresent, "75"))]
     servers: NonZero<usize>,
 
-    /// The --keepalive of wspush
+    /// --keepalive of wspush
     #[arg(long, value_name = "S", default_value_if("million", IsPresent, "900"))]
     keepalive: Option<u32>,
 
-    /// Measures how wspush pushes lines of standard input, instead of its counter
+    /// Measure lines of standard input instead of numbered notifications
     #[arg(long, conflicts_with = "interval")]
     stdin: bool,
 
-    /// Holds a million connections for a minute, and compares with nothing. Sets --connections, --servers, --interval
-    /// and --keepalive unless these are given
+    /// Hold a million connections for a minute, without a reference. Sets --connections, --servers, --interval and
+    /// --keepalive unless they are given
     #[arg(long, conflicts_with_all = ["stdin", "rounds", "reference"])]
     million: bool,
 
-    /// A server to compare with instead of the bare one; it must take wspush's --listen, --interval and --stdin
+    /// Server to compare with instead of the bare one. It must accept wspush's --listen, --interval and --stdin
     #[arg(long, value_name = "PATH")]
     reference: Option<OsString>,
 
-    /// Cargo says so
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 
@@ -101,7 +101,7 @@ struct Options {
     role: Option<Role>,
 }
 
-/// What the bench starts itself again as.
+/// What further processes of the bench do.
 #[derive(Subcommand)]
 enum Role {
     #[command(hide = true)]
@@ -155,7 +155,7 @@ impl Options {
             .collect()
     }
 
-    /// wspush's command line, but for what each load adds.
+    /// wspush's command line, without the load's arguments.
     fn wspush(&self) -> Vec<OsString> {
         let mut command = vec![PROGRAM.into()];
         if let Some(seconds) = self.keepalive {
@@ -165,7 +165,7 @@ impl Options {
     }
 }
 
-/// Builds the program as it is released: beside a bench, cargo builds it with what only the tests ask of tokio.
+/// Builds the program as it is released: for a bench, cargo builds it with the features that only tests need.
 fn build() -> Result<()> {
     let target = Path::new(PROGRAM)
         .ancestors()
@@ -179,7 +179,7 @@ fn build() -> Result<()> {
     if build.status()?.success() {
         Ok(())
     } else {
-        Err("the program could not be built".into())
+        Err("can't build the program".into())
     }
 }
 
@@ -207,7 +207,7 @@ fn measure(options: &Options) -> Result<()> {
         }
         eprintln!("round {round} of {}", options.rounds);
         for (table, load) in &mut tables {
-            // The first is not always the same, for a machine may get slower while it works.
+            // Take turns at being first: a machine may slow down while it works.
             let mut turns = [0, 1];
             turns.rotate_left((round + 1) % 2);
             let mut figures = [vec![], vec![]];
@@ -219,18 +219,18 @@ fn measure(options: &Options) -> Result<()> {
         }
     }
     println!(
-        "{} connections, {servers} server(s), median (least–most) of the rounds",
+        "{} connections, {servers} server(s), median (lowest–highest) of the rounds",
         options.connections
     );
     for (table, _) in &tables {
         table.print();
     }
     let size = fs::metadata(PROGRAM)?.len();
-    println!("wspush is {} KiB large", size / 1024);
+    println!("size of wspush: {} KiB", size / 1024);
     Ok(())
 }
 
-/// Holds very many connections, where the machine can.
+/// Holds very many connections, if the machine can.
 fn hold(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let descriptors = rlimit::increase_nofile_limit(u64::MAX)?;

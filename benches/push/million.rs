@@ -1,4 +1,4 @@
-//! Very many connections to servers side by side, held for a while.
+//! Very many connections to several servers, held for a while.
 
 use std::{ffi::OsString, fs, time::Instant};
 
@@ -10,15 +10,15 @@ use crate::{
     table::{count, digits},
 };
 
-/// What a connection takes of the machine's memory: both ends, the kernel's part of each, and some to spare.
+/// Memory that a connection needs, in bytes: both ends, in the processes and in the kernel, with some to spare.
 const MEMORY: usize = 15_000;
 
-/// What a server, or its clients, may need besides the connections.
+/// Descriptors that a server or its clients may need besides the connections.
 const OWN_DESCRIPTORS: usize = 256;
 
 const MEMINFO: &str = "/proc/meminfo";
 
-/// Opens and holds them, and prints the figures.
+/// Opens and holds the connections, and prints the figures.
 pub(crate) fn hold(
     servers: usize,
     load: &Load,
@@ -42,7 +42,7 @@ pub(crate) fn hold(
     Ok(())
 }
 
-/// Says what they need, and fails where the machine does not have it.
+/// Prints what the connections need, and fails if the machine has less.
 pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()> {
     let connections = load.connections;
     let process = connections + OWN_DESCRIPTORS;
@@ -54,7 +54,7 @@ pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()>
             (servers * connections * MEMORY) >> 20,
             memory(MEMINFO, "MemAvailable:")? >> 20,
         ),
-        // connect(2) takes every other port first, and searches all of these in vain each time once they are taken.
+        // Twice as many: connect(2) tries every other port first, and once those are taken, it searches them all each time.
         (
             "ports for each server",
             2 * connections,
@@ -74,7 +74,7 @@ pub(crate) fn check(servers: usize, load: &Load, descriptors: u64) -> Result<()>
     let mut all = Vec::new();
     for (what, needed, there) in needs {
         if needed > there {
-            return Err(format!("this takes {needed} {what}, and there are {there}").into());
+            return Err(format!("this takes {needed} {what}, but there are only {there}").into());
         }
         all.push(format!("{needed} {what}"));
     }

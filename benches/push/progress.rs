@@ -1,4 +1,4 @@
-//! How far the clients of a server are, reported to the bench while it waits for them.
+//! How far the clients of a server are, reported to the bench while it waits.
 
 use std::{
     sync::{

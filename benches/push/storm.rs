@@ -1,7 +1,7 @@
 //! A storm of clients: as many handshakes as the server takes, from every core at once.
 //!
-//! To connect takes more of the kernel than to accept, so one thread of clients would be slower than the server. Where
-//! they share the server's cores, what their own work takes is in the rate, for wspush and the reference alike.
+//! The kernel does more work to connect than to accept, so one thread of clients would be slower than the server. If the
+//! clients share the server's cores, their own work lowers the rate, for wspush and the reference alike.
 
 use std::{
     io::{Read, Write},
@@ -21,14 +21,14 @@ use crate::{
     times::{Times, running},
 };
 
-/// After this long without an answer the bench fails.
+/// The bench fails after this long without an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
 const ACCEPT: &[u8] = b"zkTGI6zVrOIDXiC4vnn1Rf37YFw=";
 
-/// Connects as fast as the server lets them in, with so many handshakes under way at once over all threads. Returns those
-/// that were let in.
+/// Connects as fast as the server accepts, with `in_flight` handshakes at once over all threads. Returns the connections
+/// that the server upgraded.
 pub(crate) fn storm(
     server: &Server,
     connections: usize,
@@ -57,7 +57,7 @@ pub(crate) fn storm(
     Ok((streams.collect(), times))
 }
 
-/// One thread's clients, and how long they ran.
+/// Runs one thread's clients. Also returns their CPU time.
 fn connect_all(
     server: SocketAddr,
     connections: usize,
@@ -80,10 +80,10 @@ fn connect_all(
         }
         poll.poll(&mut events, Some(ANSWER))?;
         if Instant::now() > deadline {
-            return Err(format!("the time is up after {done} of {connections} connections").into());
+            return Err(format!("out of time after {done} of {connections} connections").into());
         }
         if events.is_empty() {
-            return Err("the server lets nobody in".into());
+            return Err("the server accepts no connection".into());
         }
         for event in &events {
             let place = &mut streams[event.token().0];
@@ -96,7 +96,7 @@ fn connect_all(
                     *place = Some(stream);
                     progress.open.fetch_add(1, Relaxed);
                 }
-                // The others that fail do so for the same reason.
+                // Report only the last one: the reason is usually the same.
                 Err(error) => {
                     refused = Some(error);
                     progress.failed.fetch_add(1, Relaxed);
@@ -128,10 +128,14 @@ fn take_answer(stream: &mut net::TcpStream) -> Result<()> {
     let size = stream.read(&mut buffer)?;
     let answer = &buffer[..size];
     let accepted = answer.windows(ACCEPT.len()).any(|window| window == ACCEPT);
-    // It comes in one piece, since it is written in one.
+    // It arrives in one piece, because the server writes it in one.
     if answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n") && accepted {
         Ok(())
     } else {
-        Err(format!("{:?} is no good answer", String::from_utf8_lossy(answer)).into())
+        Err(format!(
+            "{:?} is not the right answer",
+            String::from_utf8_lossy(answer)
+        )
+        .into())
     }
 }

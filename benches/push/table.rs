@@ -1,9 +1,9 @@
-//! Tables: medians and ranges of what was measured, and their ratios.
+//! Tables of figures: medians, ranges and ratios.
 
-/// One for each row. NaN where the client was saturated.
+/// One figure per row, NaN if the client was saturated.
 pub(crate) type Figures = Vec<f64>;
 
-/// What is measured, and how the figures of several servers become one.
+/// A figure's name, and how the figures of several servers become one.
 pub(crate) type Row = (&'static str, Across);
 
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ impl Table {
         }
     }
 
-    /// Adds a round's figures, those of wspush and those of the reference.
+    /// Adds a round: the figures of wspush and of the reference.
     pub(crate) fn add(&mut self, figures: [Figures; 2]) {
         self.rounds.push(figures);
     }
@@ -58,7 +58,7 @@ impl Table {
     }
 }
 
-/// The figures for several servers as one.
+/// The figures of several servers as one.
 pub(crate) fn across(rows: &[Row], servers: &[Figures]) -> Figures {
     let rows = rows.iter().enumerate();
     rows.map(|(row, (_, across))| {
@@ -91,7 +91,7 @@ fn summary(mut figures: Vec<f64>) -> String {
     }
 }
 
-/// Three digits say all that there is to say.
+/// Three digits are enough.
 pub(crate) fn digits(figure: f64) -> String {
     if !figure.is_finite() {
         return "-".into();

@@ -1,4 +1,4 @@
-//! The counter: `Notification N` for each client at its own times.
+//! The counter: `Notification N`, for each client at its own times.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use crate::Result;
 pub(super) struct Counter {
     begin: Instant,
     interval: u64,
-    /// What is due when for which descriptor. All intervals being equal, what is put in last is due last.
+    /// When the next notification is due for which descriptor. In order, because all intervals are equal.
     queue: VecDeque<(u64, u32)>,
 }
 
@@ -46,7 +46,7 @@ impl Source for Counter {
             }
             self.queue.pop_front();
             let place = &mut connections[descriptor as usize];
-            // It may be gone, and another have its descriptor.
+            // The client may be gone, and another one may have its descriptor.
             if let Some(connection) = place.as_mut().filter(|connection| connection.due == due) {
                 if push(connection).is_err() {
                     *place = None;

@@ -1,6 +1,6 @@
-//! The lines of standard input: one frame for each, made once and sent to one client after the other.
+//! The lines of standard input: one frame each, built once and sent to one client after another.
 //!
-//! The slowest client holds all the others up: no further line is sent before everyone has the last one whole.
+//! The slowest client holds up all others: the next line waits until every client has the whole last one.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -14,15 +14,15 @@ use mio::{Interest, Registry, Token, unix::pipe::Receiver};
 use super::{Connection, Connections, Source};
 use crate::Result;
 
-/// How much is read at once.
+/// How much to read at once.
 const CHUNK: usize = 4096;
 
 pub(super) struct Lines {
     input: Receiver,
     chunk: Vec<u8>,
-    /// What was read and not sent yet.
+    /// What has been read but not sent yet.
     read: Vec<u8>,
-    /// The descriptors of the clients that don't have the last line whole.
+    /// Descriptors of the clients that have not got all of the last line.
     behind: Vec<usize>,
 }
 
@@ -75,11 +75,11 @@ impl Source for Lines {
         }
         self.read.drain(..sent);
         if !self.behind.is_empty() {
-            // Room for one of them wakes the server up.
+            // The server wakes up when one of them has room.
             return Ok(None);
         }
         match self.input.read(&mut self.chunk) {
-            // A closed input stays readable.
+            // The end of the input.
             Ok(0) => Ok(None),
             Ok(size) => {
                 self.read.extend_from_slice(&self.chunk[..size]);
@@ -91,7 +91,7 @@ impl Source for Lines {
     }
 }
 
-/// Whether all of it fitted into the kernel's buffer. What is wrong with the connection shows when it is read.
+/// Returns whether everything fitted into the kernel's buffer. An error shows again when the connection is read.
 fn send(connection: &mut Connection, bytes: &[u8]) -> bool {
     let sent = match connection.stream.write(bytes) {
         Ok(sent) => sent,

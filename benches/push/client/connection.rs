@@ -11,21 +11,22 @@ use mio::net::TcpStream;
 use super::Check;
 use crate::Result;
 
-// The client's frames, all masked with 0 (RFC 6455 §5.3 wants chance for the sake of proxies, and here are none).
-/// And a ping, since `start` has no answer of its own where lines are pushed.
+// The client's frames, all masked with 0. RFC 6455 §5.3 asks for a random mask because of proxies; there are none here.
+
+/// With a ping, because `start` itself has no answer if the server pushes lines.
 pub(super) const START: &[u8] = b"\x81\x85\0\0\0\0start\x89\x80\0\0\0\0";
 pub(super) const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 pub(super) const CLOSE: &[u8] = b"\x88\x80\0\0\0\0";
 
 pub(super) struct Connection {
-    /// None once it has ended.
+    /// `None` once it has ended.
     stream: Option<TcpStream>,
     /// Whether it has sent a Close.
     pub(super) leaving: bool,
     pub(super) started: Option<Instant>,
-    /// The number of the last text that came.
+    /// The number in the last text.
     pub(super) received: u32,
-    /// The start of a frame whose end has not come yet.
+    /// The start of an incomplete frame.
     rest: Vec<u8>,
 }
 
@@ -48,14 +49,15 @@ impl Connection {
         self.stream = None;
     }
 
-    /// What is wrong with the connection shows when it is read.
+    /// Ignores errors, which show again when the connection is read.
     pub(super) fn send(&mut self, frame: &[u8]) {
         if let Some(stream) = &mut self.stream {
             let _ = stream.write_all(frame);
         }
     }
 
-    /// How much is in the buffer then, with what was kept before; 0 at the end, `None` when nothing new has come.
+    /// Fills the buffer with what was kept before and what has arrived. Returns the length, 0 at the end, or `None` if
+    /// nothing has arrived.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let stream = self.stream.as_mut()?;
         let kept = self.rest.len();
@@ -63,17 +65,17 @@ impl Connection {
         match stream.read(&mut buffer[kept..]) {
             Ok(size @ 1..) => Some(kept + size),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            // The end, or a reset.
+            // End of file or a reset.
             _ => Some(0),
         }
     }
 
     pub(super) fn keep(&mut self, rest: &[u8]) {
-        // Not for longer than needed, since lines may be long.
+        // Keeps no more capacity than needed, because lines may be long.
         self.rest = rest.to_vec();
     }
 
-    /// Whether the number in the text is the next one.
+    /// Returns whether the number in the text is the next one.
     pub(super) fn count<C: Check>(&mut self, text: &[u8]) -> Result<bool> {
         let number = text.strip_prefix(C::PREFIX).unwrap_or_default();
         let number = number.split(|&byte| byte == b' ').next();
@@ -84,7 +86,7 @@ impl Connection {
     }
 }
 
-/// A whole frame from the server.
+/// A frame from the server.
 pub(super) enum Heard<'a> {
     Text(&'a [u8]),
     Ping,
@@ -93,7 +95,7 @@ pub(super) enum Heard<'a> {
 }
 
 impl<'a> Heard<'a> {
-    /// The first frame in the data, if all of it is there, and its length.
+    /// The first frame in the data and its length, if it is complete.
     pub(super) fn parse(data: &'a [u8]) -> Result<Option<(Self, usize)>> {
         let (opcode, header, length) = match *data {
             [opcode, length @ ..126, ..] => (opcode, 2, usize::from(length)),

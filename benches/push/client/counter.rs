@@ -1,4 +1,4 @@
-//! What a counter is measured by: each notification has a time of its own.
+//! Measures the counter: each notification is due at a time of its own.
 
 use std::{
     mem,
@@ -16,13 +16,13 @@ use crate::{
     times::Times,
 };
 
-/// How long the streaming connections are measured.
+/// How long to measure the connections that receive notifications.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// How long very many are held.
+/// How long to hold very many connections.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// How long the clients take to say `start`, one after another, at least.
+/// The least time over which the clients say `start` one after another.
 const SPREAD: Duration = Duration::from_secs(2);
 
 pub(super) struct Counter {
@@ -53,12 +53,12 @@ impl Check for Counter {
     fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()> {
         let number = connection.received;
         let due = self.due(connection, number)?;
-        // It may have come while others were read.
+        // It may have arrived while this process read from others.
         if due > *now {
             *now = Instant::now();
         }
         let Some(late) = now.checked_duration_since(due) else {
-            return Err(format!("notification {number} came too early").into());
+            return Err(format!("notification {number} arrived too early").into());
         };
         if self.measuring {
             self.lateness.push(u32::try_from(late.as_micros())?);
@@ -67,7 +67,7 @@ impl Check for Counter {
     }
 }
 
-/// Two waves of clients come and go.
+/// Two waves of clients connect and leave.
 pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result<Figures> {
     let connections = clients.load.connections;
     let each = 1.0 / count(connections);
@@ -104,7 +104,7 @@ pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result
     ])
 }
 
-/// One wave of clients, more than one server holds, is held for a while.
+/// One wave of clients, which with those of other servers are very many, stays for a while.
 pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Figures> {
     let connections = clients.load.connections;
     let (_, fresh) = clients.warm_up(server)?;
@@ -150,7 +150,7 @@ impl Clients<Counter> {
         Ok((times, lateness))
     }
 
-    /// Waits until all that was due by now has come. On a machine that does not keep pace that takes a while.
+    /// Waits until everything due by now has arrived. This takes a while on a machine that is too slow.
     fn catch_up(&mut self) -> Result<()> {
         let end = Instant::now();
         for place in 0..self.connections.len() {

@@ -1,4 +1,4 @@
-//! What lines of standard input are measured by: each is written once and due at once for everyone.
+//! Measures lines of standard input: each is written once and due at once for every client.
 
 use std::{
     fmt::Write as _,
@@ -16,22 +16,22 @@ use crate::{
     times::Times,
 };
 
-/// How long lines are written at an even pace, but no more of them than `MOST`: at the fastest pace no server keeps up
-/// with that many clients, and what then counts is how long it takes for all lines.
+/// How long to write lines at an even pace, up to `MOST`. At the fastest pace no server keeps up with that many clients, and
+/// the figure is the time that it takes for all lines.
 const WINDOW: Duration = Duration::from_secs(5);
 const MOST: f64 = 100.0;
 
-/// How many of the longest follow, and their length.
+/// The number of longest lines that follow, and their length.
 const LONG: u32 = 2;
 const LENGTH: usize = 64 * 1024;
 
-/// How many lines a burst has, unless the server takes longer for them than this, and their length. With shorter ones a
-/// pipe alone would hold more than the reference can send in a quarter of a minute.
+/// The number of lines in a burst, unless they take the server longer than this, and their length. With shorter lines, the
+/// pipe alone would hold more than the reference can send in 15 s.
 const BURST: u32 = 100_000;
 const BURST_WINDOW: Duration = Duration::from_secs(2);
 const SHORT: usize = 100;
 
-/// One line's way to the clients.
+/// When a line was written, and when the first and last client received it.
 struct Line {
     written: Instant,
     first: Option<Instant>,
@@ -40,7 +40,7 @@ struct Line {
 
 #[derive(Default)]
 pub(super) struct Lines {
-    /// Those whose times are measured.
+    /// The lines to take times of.
     timed: Vec<Line>,
 }
 
@@ -57,7 +57,7 @@ impl Check for Lines {
     }
 }
 
-/// Lines at an even pace, then long ones.
+/// Writes lines at an even pace, then long ones.
 pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Result<Figures> {
     let connections = clients.load.connections;
     let pace = clients.load.pace;
@@ -117,7 +117,7 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
     ])
 }
 
-/// Lines as fast as the server takes them.
+/// Writes lines as fast as the server reads them.
 pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result<Figures> {
     let input = server.input()?;
     clients.storm(server, clients.load.connections)?;
@@ -145,7 +145,7 @@ pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result
     ])
 }
 
-/// Writes the burst; returns how many lines it had and when it ended. The input stays open.
+/// Writes the burst. Returns its number of lines and its end, and the input, which must stay open.
 fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
     let begin = Instant::now();
     let mut number = 0;
@@ -161,7 +161,7 @@ fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
 }
 
 impl Clients<Lines> {
-    /// Waits until everyone has that many lines.
+    /// Waits until every client has this line.
     fn receive(&mut self, lines: u32) -> Result<()> {
         let mut progress = (Instant::now(), 0);
         loop {
