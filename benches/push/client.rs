@@ -5,6 +5,7 @@
 
 mod connection;
 mod counter;
+mod history;
 mod lines;
 
 use std::{
@@ -68,21 +69,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .args(load.source())
         .stderr(Stdio::null());
     let mut server = Server::start(&mut command)?;
+    let counters = || Clients::new(options, Counter::of(load));
+    let lines = || Clients::new(options, Lines::default());
     let figures = match load.kind {
-        Kind::Counter => counter::measure(&mut Clients::new(options, Counter::of(load))?, &server),
-        Kind::Hold => counter::hold(&mut Clients::new(options, Counter::of(load))?, &server),
-        Kind::Lines => lines::measure(&mut Clients::new(options, Lines::default())?, &mut server),
-        Kind::Burst => lines::burst(&mut Clients::new(options, Lines::default())?, &mut server),
+        Kind::Counter => counter::measure(&mut counters()?, &server),
+        Kind::Hold => counter::hold(&mut counters()?, &server),
+        Kind::Lines => lines::measure(&mut lines()?, &mut server),
+        Kind::Burst => lines::burst(&mut lines()?, &mut server),
+        Kind::History => history::measure(options, &mut server),
     }?;
     let figures: Vec<_> = figures.iter().map(ToString::to_string).collect();
     println!("{}", figures.join(" "));
     Ok(())
 }
 
-/// The place in the sorted list, in milliseconds; what is in the list are microseconds.
-fn percentile(sorted: &[u32], percent: usize) -> f64 {
-    let place = sorted.len() * percent / 100;
-    f64::from(sorted.get(place).copied().unwrap_or_default()) / 1e3
+/// The median and the 99th percentile, in milliseconds.
+fn percentiles(lateness: impl IntoIterator<Item = Duration>) -> [f64; 2] {
+    let mut sorted: Vec<_> = lateness.into_iter().collect();
+    sorted.sort_unstable();
+    [50, 99].map(|percent| {
+        let late = sorted.get(sorted.len() * percent / 100);
+        late.copied().unwrap_or_default().as_secs_f64() * 1e3
+    })
 }
 
 /// How clients check what they receive.

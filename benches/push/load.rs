@@ -7,6 +7,9 @@ use crate::table::{
     Row, count,
 };
 
+/// `--history`: how many of the last lines a client receives when it joins.
+pub(crate) const HISTORY: u32 = 1000;
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// A counter for each client, in two waves of clients
@@ -17,6 +20,8 @@ pub(crate) enum Kind {
     Lines,
     /// Lines of standard input as fast as the server takes them
     Burst,
+    /// Lines of standard input to clients that all join at once, with a history
+    History,
 }
 
 #[derive(Clone, Args)]
@@ -42,6 +47,9 @@ impl Load {
             }
             Kind::Lines => format!("{pace} lines/s to {connections} clients"),
             Kind::Burst => format!("a burst of lines to {connections} clients"),
+            Kind::History => {
+                format!("{connections} join, {HISTORY} lines of history")
+            }
         }
     }
 
@@ -50,6 +58,7 @@ impl Load {
         match self.kind {
             Kind::Counter | Kind::Hold => vec!["--interval".into(), self.pace.to_string()],
             Kind::Lines | Kind::Burst => vec!["--stdin".into()],
+            Kind::History => vec!["--stdin".into(), "--history".into(), HISTORY.to_string()],
         }
     }
 
@@ -97,6 +106,16 @@ impl Load {
                 ("lines lost", Sum),
                 ("clients closed", Sum),
                 ("last line late by, ms", Worst),
+            ],
+            // The lateness is that of lines to a client that was there before.
+            Kind::History => &[
+                ("CPU per joiner, µs", Mean),
+                ("CPU per delivered line, µs", Mean),
+                ("time until all have all, ms", Worst),
+                ("lateness before, median, ms", Worst),
+                ("  99th percentile, ms", Worst),
+                ("lateness meanwhile, median, ms", Worst),
+                ("  99th percentile, ms", Worst),
             ],
         }
     }

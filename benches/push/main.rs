@@ -52,6 +52,10 @@ const PACES: [f64; 3] = [1.0, 5.0, 50.0];
 /// Numbers of clients for a burst of lines, if there are as many.
 const BURSTS: [usize; 2] = [10, 1000];
 
+/// The number of clients that join at once with a history, if there are as many, and the lines per second meanwhile.
+const JOINERS: usize = 1000;
+const PACE_WHILE_JOINING: f64 = 20.0;
+
 /// Measures wspush and a bare reference server, in turn.
 #[derive(Parser)]
 struct Options {
@@ -138,7 +142,8 @@ impl Options {
         if self.stdin {
             let paces = PACES.map(|pace| load(Kind::Lines, pace, most));
             let bursts = BURSTS.map(|connections| load(Kind::Burst, 0.0, most.min(connections)));
-            return paces.into_iter().chain(bursts).collect();
+            let history = load(Kind::History, PACE_WHILE_JOINING, most.min(JOINERS));
+            return paces.into_iter().chain(bursts).chain([history]).collect();
         }
         let kind = if self.million {
             Kind::Hold
@@ -183,6 +188,15 @@ fn build() -> Result<()> {
     }
 }
 
+/// Whether the server has `--history`, unlike the bare one and older builds.
+fn has_history(program: &[OsString]) -> Result<bool> {
+    let help = Command::new(&program[0])
+        .args(&program[1..])
+        .arg("--help")
+        .output()?;
+    Ok(String::from_utf8_lossy(&help.stdout).contains("--history"))
+}
+
 /// Measures every load in every round, and prints the tables.
 fn measure(options: &Options) -> Result<()> {
     let begin = Instant::now();
@@ -194,6 +208,7 @@ fn measure(options: &Options) -> Result<()> {
         None => vec![this, "bare".into()],
     };
     let programs = [options.wspush(), reference];
+    let has_history = [has_history(&programs[0])?, has_history(&programs[1])?];
     let servers = options.servers.get();
     let with_table = |load: Load| (Table::new(load.title(servers), load.rows()), load);
     let mut tables: Vec<_> = options.loads().into_iter().map(with_table).collect();
@@ -210,10 +225,12 @@ fn measure(options: &Options) -> Result<()> {
             // Take turns at being first: a machine may slow down while it works.
             let mut turns = [0, 1];
             turns.rotate_left((round + 1) % 2);
-            let mut figures = [vec![], vec![]];
+            let mut figures = [None, None];
             for turn in turns {
-                let fleet = Fleet::start(servers, load, &programs[turn], begin + TIME_LIMIT)?;
-                figures[turn] = fleet.measure(load)?;
+                if load.kind != Kind::History || has_history[turn] {
+                    let fleet = Fleet::start(servers, load, &programs[turn], begin + TIME_LIMIT)?;
+                    figures[turn] = Some(fleet.measure(load)?);
+                }
             }
             table.add(figures);
         }

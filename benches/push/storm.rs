@@ -114,8 +114,9 @@ fn connect_all(
     Ok((streams, running()?))
 }
 
+/// Connects and sends the request.
 fn connect(server: SocketAddr) -> Result<net::TcpStream> {
-    // On loopback a connection is there at once.
+    // On loopback this returns at once.
     let mut stream = TcpStream::connect(server)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;

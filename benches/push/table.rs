@@ -16,7 +16,7 @@ pub(crate) enum Across {
 pub(crate) struct Table {
     title: String,
     rows: &'static [Row],
-    rounds: Vec<[Figures; 2]>,
+    rounds: Vec<[Option<Figures>; 2]>,
 }
 
 impl Table {
@@ -29,7 +29,7 @@ impl Table {
     }
 
     /// Adds a round: the figures of wspush and of the reference.
-    pub(crate) fn add(&mut self, figures: [Figures; 2]) {
+    pub(crate) fn add(&mut self, figures: [Option<Figures>; 2]) {
         self.rounds.push(figures);
     }
 
@@ -39,19 +39,20 @@ impl Table {
             self.title, "wspush", "reference", "ratio"
         );
         for (row, (name, _)) in self.rows.iter().enumerate() {
-            let column = |figure: fn(&[f64; 2]) -> f64| {
-                let both = self.rounds.iter().map(|[a, b]| [a[row], b[row]]);
-                summary(both.map(|both| figure(&both)).collect())
+            let column = |figure: fn([Option<f64>; 2]) -> Option<f64>| {
+                let rounds = self.rounds.iter();
+                let figures =
+                    rounds.map(|[a, b]| [a, b].map(|figures| Some(figures.as_ref()?[row])));
+                summary(figures.filter_map(figure).collect())
             };
             println!(
                 "  {name:36} {:>26} {:>26} {:>20}",
                 column(|both| both[0]),
                 column(|both| both[1]),
-                // Of nothing there is no ratio.
-                column(|both| if both[1] == 0.0 {
-                    f64::INFINITY
-                } else {
-                    both[0] / both[1]
+                // 0 / 0 would be NaN, like the figure of a saturated client.
+                column(|both| match both[1]? {
+                    0.0 => None,
+                    reference => Some(both[0]? / reference),
                 }),
             );
         }
@@ -74,6 +75,9 @@ pub(crate) fn across(rows: &[Row], servers: &[Figures]) -> Figures {
 }
 
 fn summary(mut figures: Vec<f64>) -> String {
+    if figures.is_empty() {
+        return String::new();
+    }
     figures.retain(|figure| !figure.is_nan());
     figures.sort_by(f64::total_cmp);
     match figures.as_slice() {

@@ -10,6 +10,10 @@ use std::{
 };
 
 use mio::{Interest, Registry, Token, unix::pipe::Receiver};
+use tokio_tungstenite::tungstenite::protocol::frame::{
+    Frame,
+    coding::{Data, OpCode},
+};
 
 use super::{Connection, Connections, Source};
 use crate::Result;
@@ -69,7 +73,7 @@ impl Source for Lines {
             let Some(length) = rest.iter().position(|&byte| byte == b'\n') else {
                 break;
             };
-            let frame = frame(&rest[..length]);
+            let frame = frame(&rest[..length])?;
             sent += length + 1;
             self.send(&frame, connections);
         }
@@ -102,20 +106,8 @@ fn send(connection: &mut Connection, bytes: &[u8]) -> bool {
     connection.rest.is_empty()
 }
 
-fn frame(line: &[u8]) -> Vec<u8> {
-    let length = line.len();
-    let mut frame = vec![0x81];
-    match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(length @ ..126), _) => frame.push(length),
-        (_, Ok(length)) => {
-            frame.push(126);
-            frame.extend(length.to_be_bytes());
-        }
-        _ => {
-            frame.push(127);
-            frame.extend((length as u64).to_be_bytes());
-        }
-    }
-    frame.extend(line);
-    frame
+fn frame(line: &[u8]) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    Frame::message(line.to_vec(), OpCode::Data(Data::Text), true).format(&mut frame)?;
+    Ok(frame)
 }

@@ -26,6 +26,8 @@ pub(super) struct Connection {
     pub(super) started: Option<Instant>,
     /// The number in the last text.
     pub(super) received: u32,
+    /// Whether the first text may have any number.
+    pub(super) may_start_anywhere: bool,
     /// The start of an incomplete frame.
     rest: Vec<u8>,
 }
@@ -37,6 +39,7 @@ impl Connection {
             leaving: false,
             started: None,
             received: 0,
+            may_start_anywhere: false,
             rest: Vec::new(),
         }
     }
@@ -82,7 +85,7 @@ impl Connection {
         let number = str::from_utf8(number.unwrap_or_default())?.parse();
         let number = number.map_err(|_| format!("{:?} was sent", text.escape_ascii()))?;
         let last = mem::replace(&mut self.received, number);
-        Ok(number == last + 1)
+        Ok(mem::take(&mut self.may_start_anywhere) || number == last + 1)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Check, Clients, Connection, LOST, percentile};
+use super::{Check, Clients, Connection, LOST, percentiles};
 use crate::{
     Result,
     load::Load,
@@ -27,8 +27,8 @@ const SPREAD: Duration = Duration::from_secs(2);
 
 pub(super) struct Counter {
     interval: Duration,
-    /// How late each notification came, in microseconds, while that is measured.
-    lateness: Vec<u32>,
+    /// How late each notification arrived while measuring.
+    lateness: Vec<Duration>,
     measuring: bool,
 }
 
@@ -61,7 +61,7 @@ impl Check for Counter {
             return Err(format!("notification {number} arrived too early").into());
         };
         if self.measuring {
-            self.lateness.push(u32::try_from(late.as_micros())?);
+            self.lateness.push(late);
         }
         Ok(())
     }
@@ -91,12 +91,13 @@ pub(super) fn measure(clients: &mut Clients<Counter>, server: &Server) -> Result
     let in_storms = |figure| second.unless_saturated(first.unless_saturated(figure));
     let storms = first.clock + second.clock;
     let cpu = streaming.server.as_secs_f64() * 1e6 / count(lateness.len());
+    let [median, late] = percentiles(lateness);
     Ok(vec![
         in_storms(2.0 / each / storms.as_secs_f64()),
         (first.server + second.server).as_secs_f64() * 1e6 * each / 2.0,
         streaming.unless_saturated(cpu),
-        streaming.unless_starved(percentile(&lateness, 50)),
-        streaming.unless_starved(percentile(&lateness, 99)),
+        streaming.unless_starved(median),
+        streaming.unless_starved(late),
         grown * each,
         after_first / 1024.0,
         after_second / 1024.0,
@@ -118,6 +119,8 @@ pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Fi
     let grown = count(server.memory()?) - fresh;
     let cores = available_parallelism().map_or(1, NonZero::get);
     let window = streaming.clock.as_secs_f64() * count(cores);
+    let received = count(lateness.len());
+    let [median, late] = percentiles(lateness);
     let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / window;
     Ok(vec![
         count(clients.open()),
@@ -125,10 +128,10 @@ pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Fi
         count(clients.lost),
         count(clients.out_of_sequence),
         opening.clock.as_secs_f64(),
-        count(lateness.len()) / HOLD.as_secs_f64(),
-        percentile(&lateness, 50),
-        percentile(&lateness, 99),
-        percentile(&lateness, 99),
+        received / HOLD.as_secs_f64(),
+        median,
+        late,
+        late,
         share(streaming.server),
         share(streaming.client),
         grown / count(connections),
@@ -136,8 +139,8 @@ pub(super) fn hold(clients: &mut Clients<Counter>, server: &Server) -> Result<Fi
 }
 
 impl Clients<Counter> {
-    /// Measures while all are sent notifications; returns how late these were, sorted.
-    fn stream(&mut self, server: &Server, window: Duration) -> Result<(Times, Vec<u32>)> {
+    /// Measures while all clients receive notifications. Returns how late these were.
+    fn stream(&mut self, server: &Server, window: Duration) -> Result<(Times, Vec<Duration>)> {
         let begin = Instant::now();
         let before = Times::now(begin, server)?;
         self.check.measuring = true;
@@ -145,9 +148,7 @@ impl Clients<Counter> {
         self.check.measuring = false;
         let times = Times::now(begin, server)?.since(before);
         self.catch_up()?;
-        let mut lateness = mem::take(&mut self.check.lateness);
-        lateness.sort_unstable();
-        Ok((times, lateness))
+        Ok((times, mem::take(&mut self.check.lateness)))
     }
 
     /// Waits until everything due by now has arrived. This takes a while on a machine that is too slow.

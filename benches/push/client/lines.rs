@@ -1,14 +1,13 @@
 //! Measures lines of standard input: each is written once and due at once for every client.
 
 use std::{
-    fmt::Write as _,
-    io::Write as _,
+    io::Write,
     process::ChildStdin,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Check, Clients, Connection, LOST, percentile};
+use super::{Check, Clients, Connection, LOST, percentiles};
 use crate::{
     Result,
     server::Server,
@@ -32,22 +31,25 @@ const BURST_WINDOW: Duration = Duration::from_secs(2);
 const SHORT: usize = 100;
 
 /// When a line was written, and when the first and last client received it.
-struct Line {
-    written: Instant,
+pub(super) struct Line {
+    pub(super) written: Instant,
     first: Option<Instant>,
-    last: Instant,
+    pub(super) last: Instant,
 }
 
 #[derive(Default)]
 pub(super) struct Lines {
     /// The lines to take times of.
-    timed: Vec<Line>,
+    pub(super) timed: Vec<Line>,
+    /// Lines received, over all clients.
+    pub(super) delivered: usize,
 }
 
 impl Check for Lines {
     const PREFIX: &'static [u8] = b"Line ";
 
     fn take(&mut self, connection: &Connection, now: &mut Instant) -> Result<()> {
+        self.delivered += 1;
         let place = usize::try_from(connection.received)?.wrapping_sub(1);
         if let Some(line) = self.timed.get_mut(place) {
             line.first.get_or_insert(*now);
@@ -73,18 +75,12 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
     while f64::from(number) < (WINDOW.as_secs_f64() * pace).min(MOST) {
         clients.turn_until(begin + Duration::from_secs_f64(f64::from(number) / pace))?;
         number += 1;
-        let written = Instant::now();
-        clients.check.timed.push(Line {
-            written,
-            first: None,
-            last: written,
-        });
-        input.write_all(format!("Line {number}\n").as_bytes())?;
+        clients.write(&format!("Line {number}\n"), &mut input)?;
     }
     clients.receive(number)?;
     let times = Times::now(begin, server)?.since(before);
     let grown = count(server.memory()?) - fresh;
-    let delivered = clients.delivered();
+    let delivered = count(clients.check.delivered);
 
     for number in number + 1..=number + LONG {
         let mut line = format!("Line {number} ").into_bytes();
@@ -96,15 +92,9 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
     let grown_by_long = count(server.memory()?) - fresh;
     clients.without_faults()?;
 
-    let after = |time: fn(&Line) -> Instant| {
-        let lines = clients.check.timed.iter();
-        let times = lines.map(|line| u32::try_from((time(line) - line.written).as_micros()));
-        let mut times = times.collect::<std::result::Result<Vec<_>, _>>()?;
-        times.sort_unstable();
-        Result::Ok([50, 99].map(|percent| percentile(&times, percent)))
-    };
-    let first = after(|line| line.first.unwrap_or(line.last))?;
-    let last = after(|line| line.last)?;
+    let lines = &clients.check.timed;
+    let first = lateness(lines, |line| line.first.unwrap_or(line.last));
+    let last = lateness(lines, |line| line.last);
     let cpu = times.server.as_secs_f64() * 1e6 / delivered;
     Ok(vec![
         times.unless_saturated(cpu),
@@ -134,7 +124,7 @@ pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result
     clients.receive(lines)?;
     let late = end.elapsed();
     let times = Times::now(begin, server)?.since(before);
-    let delivered = clients.delivered();
+    let delivered = count(clients.check.delivered);
     Ok(vec![
         f64::from(lines),
         delivered / times.clock.as_secs_f64(),
@@ -145,6 +135,16 @@ pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result
     ])
 }
 
+/// The median and the 99th percentile of the time until a line is received, in milliseconds.
+pub(super) fn lateness(lines: &[Line], received: fn(&Line) -> Instant) -> [f64; 2] {
+    percentiles(lines.iter().map(|line| received(line) - line.written))
+}
+
+/// With its line break.
+pub(super) fn short_line(number: u32) -> String {
+    format!("{:x<SHORT$}\n", format!("Line {number} "))
+}
+
 /// Writes the burst. Returns its number of lines and its end, and the input, which must stay open.
 fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
     let begin = Instant::now();
@@ -153,7 +153,7 @@ fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
         let mut lines = String::new();
         for _ in 0..100 {
             number += 1;
-            writeln!(lines, "{:x<SHORT$}", format!("Line {number} "))?;
+            lines += &short_line(number);
         }
         input.write_all(lines.as_bytes())?;
     }
@@ -161,12 +161,23 @@ fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
 }
 
 impl Clients<Lines> {
+    /// Writes the next line to the server and takes its times.
+    pub(super) fn write(&mut self, line: &str, input: &mut ChildStdin) -> Result<()> {
+        let written = Instant::now();
+        self.check.timed.push(Line {
+            written,
+            first: None,
+            last: written,
+        });
+        Ok(input.write_all(line.as_bytes())?)
+    }
+
     /// Waits until every client has this line.
-    fn receive(&mut self, lines: u32) -> Result<()> {
+    pub(super) fn receive(&mut self, lines: u32) -> Result<()> {
         let mut progress = (Instant::now(), 0);
         loop {
             let open = self.connections.iter().filter(|client| client.is_open());
-            let missing = open.map(|client| lines - client.received);
+            let missing = open.map(|client| lines.saturating_sub(client.received));
             let missing = usize::try_from(missing.map(u64::from).sum::<u64>())?;
             if missing == 0 {
                 return Ok(());
@@ -180,12 +191,5 @@ impl Clients<Lines> {
             }
             self.turn(progress.0 + LOST)?;
         }
-    }
-
-    fn delivered(&self) -> f64 {
-        self.connections
-            .iter()
-            .map(|client| f64::from(client.received))
-            .sum()
     }
 }
