@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install --locked --quiet cargo-fuzz@0.13.2
 
-# cargo-fuzz passes -Z options, which stable Rust takes only so. There is no unsafe code for a sanitizer to watch, and without one it is faster.
+# Stable Rust accepts cargo-fuzz's -Z options only with this. Without a sanitizer, which would watch unsafe code (there is
+# none), fuzzing is faster.
 export RUSTC_BOOTSTRAP=1
 
 if (($# < 2)); then
@@ -17,7 +18,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
-# A new target has no corpus yet. A copy, since what is found is added to it.
+# A new target has no corpus yet. Work on a copy: cargo-fuzz adds what it finds.
 mkdir -p "fuzz/corpus/$2"
 cp -r "fuzz/corpus/$2" "$work/corpus"
 cargo fuzz run --sanitizer none "$2" "$work/corpus" -- \

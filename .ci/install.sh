@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs those of Debian's packages $@ that are missing. As root; several may run at once.
+# Installs the Debian packages $@ if they are missing. Needs root; several may run at once.
 set -euo pipefail
 exec 9<"$0"
 flock 9

@@ -1,8 +1,9 @@
-"""Runs a script in namespaces of its own: with a loopback where every port is free and from which nothing leads out,
-and where every process that it started ends with it."""
+"""Runs a script in namespaces of its own, where every port is free, nothing outside can be reached, and all its
+processes end with it."""
 
 import faulthandler
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ checks = 0
 
 
 def enter(packages, time_limit):
-    """Installs Debian's packages and begins the script anew inside; the rest of it runs only there."""
+    """Installs Debian packages, then starts the script again inside. It returns only there."""
     if INSIDE not in os.environ:
         install = os.path.join(os.path.dirname(__file__), "install.sh")
         subprocess.run([install, *packages], check=True)
@@ -22,8 +23,13 @@ def enter(packages, time_limit):
         namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         os.execvp("unshare", ["unshare", *namespaces, PYTHON, *sys.argv])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # Ends the script with what each thread is waiting for.
+    # Ends the script and prints what each thread is waiting for.
     faulthandler.dump_traceback_later(time_limit, exit=True)
+
+
+def raise_descriptor_limit():
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def binary():
@@ -31,7 +37,7 @@ def binary():
 
 
 class Server:
-    """The program, from the moment on at which it accepts connections."""
+    """The program, once it accepts connections."""
 
     def __init__(self, *arguments, **process):
         self.log_file = tempfile.NamedTemporaryFile("r")
@@ -57,24 +63,38 @@ class Server:
         return len(os.listdir(self.proc("fd")))
 
     def memory(self):
-        """In KiB."""
-        with open(self.proc("smaps_rollup")) as rollup:
-            return next(int(line.split()[1]) for line in rollup if line.startswith("Rss:"))
+        return self.kibibytes("smaps_rollup", "Rss:")
+
+    def kibibytes(self, file, field):
+        with open(self.proc(file)) as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
     def processor_time(self):
-        """In seconds."""
-        times = 0
-        for task in os.listdir(self.proc("task")):
-            with open(self.proc(f"task/{task}/schedstat")) as schedstat:
-                times += int(schedstat.read().split()[0])
-        return times / 1e9
+        return processor_time(self.process.pid)
+
+
+def processor_time(process):
+    """In seconds."""
+    times = 0
+    for task in os.listdir(f"/proc/{process}/task"):
+        with open(f"/proc/{process}/task/{task}/schedstat") as schedstat:
+            times += int(schedstat.read().split()[0])
+    return times / 1e9
 
 
 def until(condition):
-    """Waits until the condition holds, and returns what it gave; the script's time limit ends this wait too."""
+    """Waits until the condition holds, and returns its value. The script's time limit ends this wait too."""
     while not (value := condition()):
         time.sleep(0.02)
     return value
+
+
+def settle(value):
+    """Waits until the value has stayed the same for a second."""
+    before = None
+    while (now := value()) != before:
+        before = now
+        time.sleep(1)
 
 
 def check(what, holds, seen=""):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speaks with the program through two clients that are not ours, curl and Python's websockets:
+# Talks to the program with two independent clients, curl and Python's websockets:
 # .ci/smoke.sh [path of the program], as root; on Debian it installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ started() {
 server=$!
 started
 
-# curl gets the handshake and then waits for more: its time-out is the success, the answer decides.
+# curl waits for more after the handshake until its timeout, so only the answer counts.
 curl --silent --include --max-time 1 --http1.1 \
   -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
   -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==' \

@@ -1,5 +1,5 @@
-"""A server, and a client that watches it: no notification may be lost, doubled, early or far too late, whatever other
-clients do. With it the few functions that a client takes which does what no library would."""
+"""A server, and a client that watches it: no notification may be lost, doubled, early or much too late, whatever other
+clients do. Also what it takes to write clients that do what no library would."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ import time
 from sandbox import Server, check, until
 
 INTERVAL = 0.25
-LATE = 2.0  # Seconds. The machine may be busy; how late they were is printed.
-SLACK = 256  # KiB. What the allocator keeps differs from time to time, ten times so with many clients or a full log.
+LATE = 2.0  # Seconds. The machine may be busy; the actual lateness is printed.
+SLACK = 256  # KiB. What the allocator keeps varies, ten times as much with many clients or a full log.
 HEAD = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n"
@@ -52,7 +52,7 @@ def streaming(port, **options):
 
 
 def frames(stream):
-    """The first byte and the payload of each frame, until the end of the stream."""
+    """The first byte and the payload of each frame, up to the end of the stream."""
     while head := stream.read(2):
         length = head[1]
         if length > 125:
@@ -125,13 +125,13 @@ class Watched(Server):
         self.before = self.descriptors()
 
     def alone(self):
-        """Waits until only the watcher is left, and is sent what is due: what is merely late is made up for."""
+        """Waits until only the watcher is left, and no longer receives notifications late."""
         until(lambda: self.descriptors() == self.before)
         seen = self.watcher.number
         until(lambda: self.watcher.number > seen and self.watcher.late < INTERVAL or self.watcher.wrong)
 
     def suffer(self, what, fault, times=2, slack=SLACK):
-        """More than once: what the server has allocated the first times, it may keep."""
+        """Repeats the fault: the server may keep what it allocates the first times."""
         memory = []
         for _ in range(times):
             fault(self)
