@@ -65,12 +65,7 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
     let pace = clients.load.pace;
     let mut input = server.input()?;
     let (_, fresh) = clients.warm_up(server)?;
-    clients.storm(server, connections)?;
-    clients.start(Duration::ZERO)?;
-    clients.wait_for_the_others()?;
-
-    let begin = Instant::now();
-    let before = Times::now(begin, server)?;
+    let (begin, before) = clients.begin(server)?;
     let mut number = 0;
     while f64::from(number) < (WINDOW.as_secs_f64() * pace).min(MOST) {
         clients.turn_until(begin + Duration::from_secs_f64(f64::from(number) / pace))?;
@@ -110,12 +105,7 @@ pub(super) fn measure(clients: &mut Clients<Lines>, server: &mut Server) -> Resu
 /// Writes lines as fast as the server reads them.
 pub(super) fn burst(clients: &mut Clients<Lines>, server: &mut Server) -> Result<Figures> {
     let input = server.input()?;
-    clients.storm(server, clients.load.connections)?;
-    clients.start(Duration::ZERO)?;
-    clients.wait_for_the_others()?;
-
-    let begin = Instant::now();
-    let before = Times::now(begin, server)?;
+    let (begin, before) = clients.begin(server)?;
     let producer = thread::spawn(|| produce(input));
     while !producer.is_finished() {
         clients.turn(Instant::now() + Duration::from_millis(10))?;
@@ -161,6 +151,15 @@ fn produce(mut input: ChildStdin) -> Result<(u32, Instant, ChildStdin)> {
 }
 
 impl Clients<Lines> {
+    /// Connects and starts all clients. Returns the time once those of all servers are ready.
+    fn begin(&mut self, server: &Server) -> Result<(Instant, Times)> {
+        self.storm(server, self.load.connections)?;
+        self.start(Duration::ZERO)?;
+        self.wait_for_the_others()?;
+        let begin = Instant::now();
+        Ok((begin, Times::now(begin, server)?))
+    }
+
     /// Writes the next line to the server and takes its times.
     pub(super) fn write(&mut self, line: &str, input: &mut ChildStdin) -> Result<()> {
         let written = Instant::now();
