@@ -299,19 +299,21 @@ def sigterm_while_nothing_is_written():
 
 
 def clients_that_read_nothing_keep_joining():
-    """While a producer without end writes as fast as it can. Every other one has little room for what it gets."""
+    """While a producer without end writes as fast as it can. With shorter lines, the kernel would report too rarely that the
+    other client takes some."""
     what = "a client that reads nothing joins every 0.3 s"
-    yes = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
+    text = "x" * 100
+    yes = subprocess.Popen(["yes", text], stdout=subprocess.PIPE)
     server = Server("--listen", "127.0.0.1:0", "--stdin", stdin=yes.stdout)
     yes.stdout.close()
     reader = Reader(started(server.port))
-    line = frame(b"y")
+    line = frame(text.encode())
 
     def lines_in(seconds):
         lines = 0
         reader.measure()
         while reader.seconds() < seconds:
-            reader.read(line * 65536)
+            reader.read(line * 4096)
             lines += reader.position // len(line)
             reader.position %= len(line)
         return lines
@@ -322,7 +324,7 @@ def clients_that_read_nothing_keep_joining():
 
     def join():
         while len(clients) < 30:
-            clients.append(streaming(server.port, receive_buffer=(None, 4096)[len(clients) % 2]))
+            clients.append(streaming(server.port, receive_buffer=4096))
             time.sleep(0.3)
             memory.append(server.memory())
 

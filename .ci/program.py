@@ -124,7 +124,7 @@ def the_log_is_read_slowly():
     lines = b"".join(pieces).decode().splitlines(keepends=True)
     cut = [line for line in lines if not re.match(r"(\d{4}-\d\d-\d\dT\S+Z +[A-Z]+|wspush:) .*\n$", line)]
     check("the log is read slowly: no line is cut", not cut, [line[:200] for line in cut])
-    lost = [int(match[1]) for line in lines if (match := re.search(r" (\d+) lines .*\blost\b", line))]
+    lost = [int(match[1]) for line in lines if (match := re.search(r"\blost\b.* lines=(\d+)", line))]
     arrived = len(lines) - len(lost)
     figures = f"{arrived} lines arrived, {sum(lost)} are counted as lost, {expected} were written"
     check(f"the log is read slowly: {figures}", arrived + sum(lost) == expected)

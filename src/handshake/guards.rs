@@ -45,7 +45,7 @@ pub(super) fn check<'a>(
     for (name, token) in [("Upgrade", "websocket"), ("Connection", "Upgrade")] {
         if !has_token(request, name, token) {
             return Err(upgrade_required(format!(
-                "The request has no {name}: {token}. Send it, and have proxies in between pass it on."
+                "The request has no {name}: {token}. Send it, and let proxies in between pass it on."
             )));
         }
     }

@@ -142,17 +142,17 @@ impl Shared {
             };
             self.published.notify_waiters();
             let limit = patience.limit(paused.proven > 0);
-            // The time that `in_time` adds counts too.
-            let Some(wait) = limit.checked_sub(GRACE) else {
+            if limit.is_zero() {
                 return;
-            };
+            }
             let begin = Instant::now();
             let has_moved = self.until(|backlog| {
                 let now = backlog.furthest();
                 now.is_none_or(|now| now.0 != place || now.1.clients < paused.clients)
             });
-            let is_vain = in_time(wait, has_moved).await.is_none();
-            patience.spend(begin.elapsed().min(limit), is_vain);
+            let is_vain = in_time(limit, has_moved).await.is_none();
+            // If the server itself was stopped, that was no wait for a client.
+            patience.spend(begin.elapsed().min(limit + GRACE), is_vain);
             if is_vain {
                 return;
             }

@@ -14,8 +14,8 @@ const NANOS: u64 = 1_000_000_000;
 /// How long to wait for a client that has resumed before, though waiting was in vain too often.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
-/// Two allowances for all clients together. A client that takes [`MAX_LINES`] a second never uses up the first, and clients
-/// that take nothing cost a tenth of the time, however many there are.
+/// What is spent of two allowances for all clients together. A client that takes [`MAX_LINES`] a second never uses up the
+/// first, and clients that take nothing cost a tenth of the time, however many there are.
 #[derive(Debug)]
 pub(super) struct Patience {
     /// Spent by every wait, and restored by published lines.
@@ -28,8 +28,8 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn new() -> Self {
         Self {
-            pace: ALLOWANCE,
-            vain: ALLOWANCE,
+            pace: Duration::ZERO,
+            vain: Duration::ZERO,
             updated: Instant::now(),
         }
     }
@@ -37,26 +37,28 @@ impl Patience {
     /// How long to wait now. `is_proven` is whether one of the clients has resumed before.
     pub(super) fn limit(&mut self, is_proven: bool) -> Duration {
         let now = Instant::now();
-        self.vain = ALLOWANCE.min(self.vain + (now - self.updated) / 10);
+        self.vain = self.vain.saturating_sub((now - self.updated) / 10);
         self.updated = now;
         let least = if is_proven {
             SHORT_WAIT
         } else {
             Duration::ZERO
         };
-        self.pace.min(self.vain.max(least))
+        let [pace, vain] = [self.pace, self.vain].map(|spent| ALLOWANCE.saturating_sub(spent));
+        pace.min(vain.max(least))
     }
 
+    /// The wait may have been a little longer than the limit. That counts too.
     pub(super) fn spend(&mut self, waited: Duration, in_vain: bool) {
-        self.pace = self.pace.saturating_sub(waited);
+        self.pace += waited;
         if in_vain {
-            self.vain = self.vain.saturating_sub(waited);
+            self.vain += waited;
         }
     }
 
     /// Restores the share of a published line.
     pub(super) fn restore(&mut self, size: u64) {
         let share = (NANOS * size / MAX_BYTES).max(NANOS / MAX_LINES);
-        self.pace = ALLOWANCE.min(self.pace + Duration::from_nanos(share));
+        self.pace = self.pace.saturating_sub(Duration::from_nanos(share));
     }
 }
