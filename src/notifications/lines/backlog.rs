@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tracing::warn;
 
-use super::Notification;
+use super::{Notification, QUEUE};
 
 /// How many lines may wait for a client.
 pub(super) const MAX_LINES: u64 = 4096;
@@ -62,7 +62,7 @@ pub(super) struct Place {
     pub(super) next: u64,
     /// Whether the client is not reading, or has joined and not caught up yet.
     pub(super) is_paused: bool,
-    /// Whether the client has ever resumed.
+    /// Whether the client has resumed since it caught up.
     pub(super) is_proven: bool,
 }
 
@@ -127,8 +127,10 @@ impl Backlog {
         }
     }
 
+    /// Whether the client has taken every line, but for the batch that readers have still to take too.
     pub(super) fn has_caught_up(&self, place: Place) -> bool {
-        place.next == self.published
+        let behind = self.published.checked_sub(place.next);
+        behind.is_some_and(|behind| behind <= QUEUE as u64)
     }
 
     /// The line to take next, if it is published.

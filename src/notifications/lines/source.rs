@@ -30,34 +30,34 @@ impl LinesSource {
     /// Takes the next line, if there is one. The error says why there are no more.
     fn take(&mut self) -> Option<Result<Notification, CloseFrame>> {
         let mut backlog = self.shared.backlog();
-        let place = self.place?;
-        let (to, taken) = match backlog.get(place) {
+        let mut place = self.place?;
+        let taken = match backlog.get(place) {
             Ok(Some(line)) => {
-                let next = place.next + 1;
-                (Place { next, ..place }, Some(Ok(line.clone())))
+                place.next += 1;
+                Some(Ok(line.clone()))
             }
             Ok(None) if backlog.has_ended => {
                 return Some(Err(close_frame(CloseCode::Normal, "the input has ended")));
             }
-            Ok(None) if self.has_joined || !backlog.has_caught_up(place) => return None,
-            Ok(None) => {
-                self.has_joined = true;
-                let is_paused = false;
-                (Place { is_paused, ..place }, None)
-            }
+            Ok(None) if self.has_joined => return None,
+            Ok(None) => None,
             Err(Lost) => {
                 let reason = "too far behind, lines were lost";
                 return Some(Err(close_frame(CloseCode::Again, reason)));
             }
         };
-        self.shared.step(&mut backlog, &mut self.place, Some(to));
+        if !self.has_joined && backlog.has_caught_up(place) {
+            self.has_joined = true;
+            place.is_paused = false;
+        }
+        self.shared.step(&mut backlog, &mut self.place, Some(place));
         taken
     }
 
     fn set_paused(&mut self, is_paused: bool) {
         let to = self.place.map(|place| Place {
             is_paused: is_paused || !self.has_joined,
-            is_proven: place.is_proven || !is_paused,
+            is_proven: place.is_proven || self.has_joined && !is_paused,
             ..place
         });
         let backlog = &mut self.shared.backlog();
