@@ -110,7 +110,7 @@ pub(crate) async fn refuse(
     let mut stream = ActivityStream::new(stream);
     let request = select! {
         biased;
-        request = in_time(REQUEST_TIMEOUT, handshake::read_request(&mut stream)) => request,
+        request = in_time(REQUEST_TIMEOUT, handshake::read_head(&mut stream)) => request,
         () = make_room.notified() => return,
     };
     // A load balancer's health check may close without a request.

@@ -63,8 +63,7 @@ where
     Ok((request, accepted))
 }
 
-/// Reads the request's head (RFC 9112 §2). Also returns whether data came after it.
-pub(crate) async fn read_request<S: AsyncRead + Unpin>(
+async fn read_request<S: AsyncRead + Unpin>(
     stream: &mut ActivityStream<S>,
 ) -> Result<(Request, bool), HandshakeError> {
     let request = in_time(HEAD_TIMEOUT, read_head(stream)).await;
@@ -75,7 +74,8 @@ pub(crate) async fn read_request<S: AsyncRead + Unpin>(
     })
 }
 
-async fn read_head<S: AsyncRead + Unpin>(
+/// Reads the request's head (RFC 9112 §2). Also returns whether data came after it.
+pub(crate) async fn read_head<S: AsyncRead + Unpin>(
     stream: &mut ActivityStream<S>,
 ) -> Result<(Request, bool), HandshakeError> {
     let mut head = Vec::with_capacity(1024);
