@@ -79,6 +79,7 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(
     stream: &mut ActivityStream<S>,
 ) -> Result<(Request, bool), HandshakeError> {
     let mut head = Vec::with_capacity(1024);
+    let mut parses = 0;
     loop {
         let read = head.len();
         if stream.read_buf(&mut head).await.map_err(|_| None)? == 0 {
@@ -86,16 +87,21 @@ pub(crate) async fn read_head<S: AsyncRead + Unpin>(
             return Err((read > 0).then(|| bad_request(reason)));
         }
         // The first piece shows whether this is HTTP. After it, only the end of a line can complete the head.
-        if (read == 0 || head[read..].contains(&b'\n'))
-            && let Some((size, request)) = parse(&head[..head.len().min(HEAD_LIMIT)])?
-        {
-            // If the head fills the buffer, what follows may still be in the socket.
-            let more = stream.read(&mut [0]).now_or_never();
-            let has_more = head.len() > size || matches!(more, Some(Ok(1..)));
-            return Ok((request, has_more));
+        if read == 0 || head[read..].contains(&b'\n') {
+            parses += 1;
+            if let Some((size, request)) = parse(&head[..head.len().min(HEAD_LIMIT)])? {
+                // If the head fills the buffer, what follows may still be in the socket.
+                let more = stream.read(&mut [0]).now_or_never();
+                let has_more = head.len() > size || matches!(more, Some(Ok(1..)));
+                return Ok((request, has_more));
+            }
         }
         if head.len() >= HEAD_LIMIT {
             return Err(too_large("is larger than 64 KiB").into());
+        }
+        // Empty lines before the request line are no fields: nothing else limits how often the head is parsed.
+        if parses > MAX_FIELDS + 4 {
+            return Err(too_large("has too many lines").into());
         }
     }
 }
