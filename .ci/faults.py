@@ -252,7 +252,7 @@ def quick_faults():
 
     few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW))
     server = Watched("--max-connections", "1000", preexec_fn=few)
-    server.suffer("no descriptors are left", no_descriptors_are_left)
+    server.suffer("no descriptors are left", no_descriptors_are_left, 4, 2 * SLACK)
     server.end("no descriptors are left")
     check("no descriptors are left: the log says so once", server.log().count("Too many open files") == 1, server.log())
 

@@ -27,11 +27,7 @@ fn main() -> ExitCode {
     log::start();
     let status = match Options::parse() {
         Ok(options) => run(&options).unwrap_or_else(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; choose another address with --listen",
-                _ => "",
-            };
-            log::print(format_args!("wspush: {error}{hint}\n"));
+            log::print(format_args!("wspush: {error}\n"));
             ExitCode::FAILURE
         }),
         Err(error) if error.use_stderr() => {
@@ -60,7 +56,9 @@ fn run(options: &Options) -> io::Result<ExitCode> {
 async fn serve(options: &Options, limits: Limits) -> io::Result<ExitCode> {
     let mut signals = Signals::install()?;
     let listeners = select! {
-        listeners = listen(&options.listen) => listeners?,
+        listeners = listen(&options.listen) => listeners.map_err(|error| {
+            io::Error::other(format!("{error}; choose another address with --listen"))
+        })?,
         () = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     announce(&listeners, options.token.is_some())?;
