@@ -1,4 +1,4 @@
-//! What a fuzzer's input means, and what must hold for it. The model is that of the tests.
+//! What a fuzzer's input means, and what must hold for it. The model is the one of the contract tests.
 
 #[path = "../../tests/contract/model/mod.rs"]
 mod model;
@@ -10,23 +10,23 @@ use model::{
     script::{Script, connect, converse},
 };
 
-/// The bytes before the upgrade: whatever they are, the answer is one HTTP answer of the contract.
+/// Bytes before the upgrade. Whatever they are, the answer is one HTTP answer of the contract.
 pub fn handshake(input: &[u8]) {
     let script = Script::decode(input, 256 * 1024);
     check_handshake(&script, &connect(&script));
 }
 
-/// The bytes after the upgrade: whatever they are, the server says what the contract has it say.
+/// Bytes after the upgrade. Whatever they are, the server answers as the contract says.
 pub fn conversation(input: &[u8]) {
-    // Narrow, so that every write has to wait for the client.
+    // The pipe is narrow, so that every write has to wait for the client.
     let script = Script::decode(input, 32);
     check(&script, &converse(&script));
 }
 
-/// The bytes of an input: whatever they are, a client is sent the lines of the contract.
+/// Bytes of standard input. Whatever they are, a client receives the lines of the contract.
 ///
-/// Its first byte is the length of the pieces that it is read in, or 0 for all at once; the second, from 192 on, how long a
-/// row of letters comes before the rest: from 32 bytes under the limit of a line to 31 over it.
+/// The first byte is the size of the pieces in which the rest is read, or 0 for all at once. If the second byte is 192 or
+/// more, a row of letters comes first: from 32 bytes under the limit of a line to 31 over it.
 pub fn lines(input: &[u8]) {
     let (&[size, length], bytes) = input.split_first_chunk().unwrap_or((&[0, 0], &[]));
     let length = match usize::from(length).checked_sub(192) {

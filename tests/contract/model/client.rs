@@ -1,5 +1,4 @@
-//! A client that sends and receives bytes and frames, for what no library's client does, and on whatever it is
-//! connected by.
+//! A client that sends and receives bytes and frames over any stream, for what a library's client does not do.
 
 use std::{future::Future, time::Duration};
 
@@ -11,11 +10,11 @@ use tokio::{
 
 use super::frame::{Header, frame};
 
-/// A request that is granted.
+/// A good handshake.
 pub(crate) const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YSBzYW1wbGUgMTYgYnl0ZQ==\r\n\r\n";
 
-/// An HTTP answer, with what came after it up to the end of the connection unless it is a 101.
+/// An HTTP answer. Unless it is a 101, its body is everything up to the end of the connection.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -28,7 +27,7 @@ impl Answer {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let byte = stream.read_u8().await;
-            head.push(byte.unwrap_or_else(|error| panic!("{error} in place of an answer")));
+            head.push(byte.unwrap_or_else(|error| panic!("{error} instead of an answer")));
         }
         let mut body = String::new();
         let answer = Self::new(head, String::new());
@@ -45,23 +44,20 @@ impl Answer {
         Self { status, head, body }
     }
 
-    /// The field's value, if it stands there, and then once.
+    /// The value of a field, which must not occur twice.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let fields = self.head.lines().filter_map(|line| line.split_once(": "));
         let mut values = fields.filter(|(field, _)| field.eq_ignore_ascii_case(name));
         let value = values.next().map(|(_, value)| value);
-        assert!(
-            values.next().is_none(),
-            "{name} stands there twice: {self:?}"
-        );
+        assert!(values.next().is_none(), "{name} occurs twice: {self:?}");
         value
     }
 }
 
-/// The client.
+/// A client of bytes and frames.
 pub(crate) struct RawClient<S> {
     pub(crate) stream: S,
-    /// How long it waits for whatever it waits for.
+    /// How long it waits for anything.
     pub(crate) patience: Duration,
 }
 
@@ -74,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// Reads while it writes, since the server may answer before it has read all.
+    /// Reads while it writes: the server may answer before it has read everything.
     pub(crate) async fn request(&mut self, request: impl AsRef<[u8]>) -> Answer {
         let (mut reading, mut writing) = split(&mut self.stream);
         let both = async {

@@ -1,4 +1,4 @@
-//! Frames as RFC 6455 §5 has them.
+//! Frames (RFC 6455 §5).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) const PONG: u8 = 0xA;
 /// The flag of the last frame of a message.
 pub(crate) const FIN: u8 = 0x80;
 
-/// What stands before a payload.
+/// A frame without its payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     pub(crate) fin: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The header at the start of `bytes`, if it is all there, and its size.
+    /// The header at the start of `bytes` and its size, if it is complete.
     pub(crate) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (&[first, second], rest) = bytes.split_first_chunk()?;
         let (length, extended) = match second & 0x7F {
@@ -48,7 +48,7 @@ impl Header {
         Some((header, 2 + extended + if mask.is_some() { 4 } else { 0 }))
     }
 
-    /// The header that starts with this byte, of a payload that a client masks.
+    /// A client's header with this first byte.
     fn masked(first: u8, length: usize) -> Self {
         Self {
             fin: first & FIN != 0,
@@ -66,7 +66,7 @@ impl Header {
         [self.format(), payload].concat()
     }
 
-    /// The header on the wire, its length in the shortest form.
+    /// The header on the wire, with the shortest form of its length.
     pub(crate) fn format(&self) -> Vec<u8> {
         let bit = if self.mask.is_some() { 0x80 } else { 0 };
         let mut bytes = vec![u8::from(self.fin) << 7 | self.rsv << 4 | self.opcode];
@@ -86,13 +86,13 @@ impl Header {
     }
 }
 
-/// A frame as a client sends it, masked: an opcode, and [`FIN`] if it is the last of its message.
+/// A client's frame. Its first byte is an opcode, with [`FIN`] for the last frame of a message.
 pub(crate) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let payload = payload.as_ref();
     Header::masked(first, payload.len()).frame(payload)
 }
 
-/// Masks or unmasks, which is the same.
+/// Masks or unmasks the payload.
 pub(crate) fn mask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;
@@ -104,10 +104,10 @@ pub(crate) fn may_close_with(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1013 | UNSURE_CODE | 3000..=4999)
 }
 
-/// Registered with IANA like 1012 and 1013, but unknown to many implementations: to answer it with 1002 is right too.
+/// Registered with IANA like 1012 and 1013, but unknown to many implementations: answering it with 1002 is right too.
 pub(crate) const UNSURE_CODE: u16 = 1014;
 
-/// A frame from the server, and when its last byte came.
+/// A frame of the server, and when its last byte came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) at: Duration,
@@ -123,12 +123,12 @@ impl Frame {
     }
 }
 
-/// Takes the server's bytes for frames.
+/// Reads the server's bytes as frames.
 ///
 /// # Panics
 ///
-/// When they are anything but unmasked, unfragmented text and control frames with nothing behind a Close frame.
-/// The last one may be cut short only where the client left in the middle of it.
+/// If there is anything but unmasked, unfragmented texts and control frames, or anything after a Close frame. The last frame
+/// may be incomplete only if the client left in the middle of it.
 pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Vec<Frame> {
     let mut frames: Vec<Frame> = Vec::new();
     let mut bytes = Vec::new();
@@ -136,7 +136,7 @@ pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Ve
         bytes.extend(piece);
         while let Some((header, payload)) = take_frame(&mut bytes) {
             let after_close = frames.last().is_some_and(|frame| frame.opcode == CLOSE);
-            assert!(!after_close, "{header:?} stands behind a Close frame");
+            assert!(!after_close, "{header:?} after a Close frame");
             check_frame(header, &payload);
             frames.push(Frame {
                 at: *at,
@@ -146,17 +146,17 @@ pub(crate) fn read_frames(heard: &[(Duration, Vec<u8>)], may_be_cut: bool) -> Ve
         }
     }
     let is_cut = !bytes.is_empty();
-    assert!(!is_cut || may_be_cut, "the last frame is cut: {bytes:?}");
+    assert!(!is_cut || may_be_cut, "incomplete frame: {bytes:?}");
     frames
 }
 
-/// Takes the frame at the start, if it is all there.
+/// Removes and returns the first frame if it is complete.
 fn take_frame(bytes: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
     let (header, size) = Header::parse(bytes)?;
     let end = size + usize::try_from(header.length).expect("a frame is small");
     let payload = bytes.get(size..end)?.to_vec();
     let is_shortest = bytes[..size] == header.format();
-    assert!(is_shortest, "{header:?} has a longer length than it needs");
+    assert!(is_shortest, "{header:?} has too long a length");
     bytes.drain(..end);
     Some((header, payload))
 }

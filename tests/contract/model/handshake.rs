@@ -1,4 +1,4 @@
-//! What a request is answered with (the contract's section "The opening handshake").
+//! The answer to a request (the contract's section "The opening handshake").
 
 use super::{
     client::Answer,
@@ -6,7 +6,7 @@ use super::{
     script::{Ending, Record, Script},
 };
 
-/// Checks the answer to the script, if there is one: a client that leaves without a byte gets none.
+/// Checks and returns the answer to the script. A client that leaves without a byte gets none.
 pub(crate) fn check_handshake(script: &Script, record: &Record) -> Option<Answer> {
     if script.pieces.is_empty() && script.ending == Ending::HalfClose {
         assert!(record.heard.is_empty());
@@ -15,7 +15,7 @@ pub(crate) fn check_handshake(script: &Script, record: &Record) -> Option<Answer
     Some(check_answer(record))
 }
 
-/// Checks that what was heard is one HTTP answer of the contract, and takes it.
+/// Checks that the server sent one HTTP answer of the contract, and returns it.
 pub(crate) fn check_answer(record: &Record) -> Answer {
     let bytes: Vec<u8> = record
         .heard
@@ -27,7 +27,7 @@ pub(crate) fn check_answer(record: &Record) -> Answer {
     let end = end.unwrap_or_else(|| panic!("no whole head: {}", bytes.escape_ascii())) + 4;
     let (head, rest) = bytes.split_at(end);
     if head.starts_with(b"HTTP/1.1 101 ") {
-        // What the client sent behind its head may be taken for frames.
+        // Frames may follow: the server reads what comes after the head as frames.
         read_frames(&[(record.last, rest.to_vec())], false);
         let answer = Answer::new(head.to_vec(), String::new());
         check_switching(&answer);
@@ -39,7 +39,7 @@ pub(crate) fn check_answer(record: &Record) -> Answer {
     answer
 }
 
-/// Letter for letter as the tutorials print it, and no more.
+/// Letter for letter as the tutorial prints it, and nothing else.
 fn check_switching(answer: &Answer) {
     let accept = answer.field("Sec-WebSocket-Accept").expect("a key");
     let head = format!(
@@ -56,7 +56,7 @@ fn check_fields(answer: &Answer) {
     let (connection, upgrade, allow, cache) = match answer.status {
         200 => ("close", None, None, Some("no-store")),
         426 => ("Upgrade, close", Some("websocket"), None, None),
-        405 => ("close", None, Some("GET, HEAD"), None),
+        204 | 405 => ("close", None, Some("GET, HEAD, OPTIONS"), None),
         400 | 403 | 408 | 421 | 431 => ("close", None, None, None),
         _ => panic!("a status that is not in the contract: {answer:?}"),
     };
@@ -73,13 +73,16 @@ fn check_fields(answer: &Answer) {
 
 fn check_content(answer: &Answer) {
     let (kind, length) = (answer.field("Content-Type"), answer.field("Content-Length"));
-    let length: usize = length.and_then(|length| length.parse().ok()).unwrap();
+    let length: Option<usize> = length.map(|length| length.parse().unwrap());
+    let starts_with = |start| kind.is_some_and(|kind| kind.starts_with(start));
     match answer.status {
-        200 => assert!(kind.is_some_and(|kind| kind.starts_with("text/html"))),
-        405 => assert_eq!((kind, length), (None, 0), "{answer:?}"),
-        _ => assert!(kind.is_some_and(|kind| kind.starts_with("text/plain")) && length > 0),
+        200 => assert!(starts_with("text/html"), "{answer:?}"),
+        204 => assert_eq!((kind, length), (None, None), "{answer:?}"),
+        405 => assert_eq!((kind, length), (None, Some(0)), "{answer:?}"),
+        _ => assert!(starts_with("text/plain") && length > Some(0), "{answer:?}"),
     }
-    // A HEAD gets the length without the page.
-    let is_without = answer.status == 200 && answer.body.is_empty() && length > 0;
-    assert!(is_without || answer.body.len() == length, "{answer:?}");
+    // A HEAD gets the length of the page without the page.
+    let is_head = answer.status == 200 && answer.body.is_empty() && length > Some(0);
+    let is_whole = answer.body.len() == length.unwrap_or_default();
+    assert!(is_head || is_whole, "{answer:?}");
 }

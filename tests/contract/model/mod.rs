@@ -1,6 +1,6 @@
-//! The contract as a small model: what a client that sends given bytes at given times may hear, and when.
+//! A small model of the contract: what a client that sends given bytes at given times may receive, and when.
 //!
-//! Nothing here is taken from the server's code but its entrance, and the model is shared with `fuzz/`.
+//! It shares no code with the server. `fuzz/` uses it too.
 
 pub(crate) mod client;
 pub(crate) mod conversation;

@@ -1,4 +1,4 @@
-//! What a client does, played on a paused clock: it sends given bytes at given times, and notes what comes when.
+//! A client that sends given bytes at given times, on a paused clock, and notes what comes when.
 
 use std::{cell::RefCell, future::pending, time::Duration};
 
@@ -12,20 +12,23 @@ use wspush::{Config, Notifications, Server};
 
 use super::{client::RawClient, pipe::Pipes};
 
-/// On a paused clock, for ever.
+/// How long to wait on a paused clock.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// The clock's grain.
+/// The resolution of the clock.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// How much longer than its limit a peer has: when the server was stopped, its timers fire before it has looked at its sockets.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
 /// What the client does.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// How many bytes are under way at most in either direction.
+    /// How many bytes the pipe holds each way.
     pub(crate) pipe: usize,
     pub(crate) config: Config,
     pub(crate) interval: Duration,
-    /// What it sends, and how long after the piece before.
+    /// What it sends, and how long after the previous piece.
     pub(crate) pieces: Vec<(Duration, Vec<u8>)>,
     /// How long it then waits.
     pub(crate) wait: Duration,
@@ -33,8 +36,8 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// What a fuzzer's input means. Its first byte is how: the low seven bits are the length of the pieces that the rest is
-    /// sent in, a tenth of a second apart, or 0 for at once; the high bit says whether a half-close follows.
+    /// Makes a script of a fuzzer's input. The first byte says how the rest is sent: its low seven bits are the size of the
+    /// pieces, which are a tenth of a second apart, or 0 for all at once. Its high bit says whether a half-close follows.
     pub(crate) fn decode(input: &[u8], pipe: usize) -> Self {
         let (how, bytes) = input.split_first().unwrap_or((&0, &[]));
         let (after, size) = match how & 0x7F {
@@ -63,7 +66,7 @@ pub(crate) enum Ending {
     Vanish,
     /// The client sends no more, but still reads.
     HalfClose,
-    /// The client says nothing more.
+    /// The client sends no more, and keeps the connection open.
     Silence,
     /// The server stops.
     Stop,
@@ -75,16 +78,16 @@ pub(crate) struct Record {
     pub(crate) heard: Vec<(Duration, Vec<u8>)>,
     /// When the last thing happened.
     pub(crate) last: Duration,
-    /// When the server was done with the connection.
+    /// When the server had ended the connection.
     pub(crate) ended: Duration,
 }
 
-/// Plays the script from the connection's first byte on.
+/// Plays the script from the first byte of the connection.
 pub(crate) fn connect(script: &Script) -> Record {
     block_on(async { Player::connect(script).play(script).await })
 }
 
-/// Plays the script from the end of a handshake on.
+/// Plays the script after a handshake.
 pub(crate) fn converse(script: &Script) -> Record {
     block_on(async {
         let mut player = Player::connect(script);
@@ -159,7 +162,7 @@ impl Player {
     }
 }
 
-/// Notes what comes, for ever.
+/// Notes what comes. Never returns.
 async fn listen(
     stream: &mut (impl AsyncRead + Unpin),
     connected: Instant,
@@ -173,7 +176,7 @@ async fn listen(
     pending::<()>().await;
 }
 
-/// Sends what is to be sent, and ends. Returns when that was.
+/// Sends the pieces, and ends. Returns the time.
 async fn talk(
     script: &Script,
     stream: &mut (impl AsyncWrite + Unpin),
@@ -187,7 +190,7 @@ async fn talk(
     }
     pause(script.wait).await;
     if script.ending == Ending::Stop {
-        // What came in the same instant need not have been read.
+        // What came at the same time would be read or not.
         pause(TICK).await;
         tokio::spawn(server.take().expect("a server").shutdown());
     }
