@@ -1,7 +1,10 @@
-//! A client that shares no code with the server, and three ways to reach a server: in process, over a pipe in memory
-//! whose clock may be paused, and as a program.
+//! Clients, and three ways to reach a server: in this process over TCP, in this process over a pipe in memory (the clock may
+//! be paused), and as a program.
 
-use std::{convert::Infallible, fmt::Debug, net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    cell::RefCell, convert::Infallible, fmt::Debug, future::pending, io, net::SocketAddr,
+    process::Stdio, sync::Once, time::Duration,
+};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
@@ -9,10 +12,14 @@ use tokio::{
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout, Command},
     sync::oneshot,
-    time::{Instant, timeout},
+    task::yield_now,
+    time::{Instant, advance, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
-use wspush::{CloseFrame, Config, Listener, Notifications, Refusal, Source, http::Request, listen};
+use wspush::{
+    CloseFrame, Config, Listener, Notification, Notifications, Refusal, Source, http::Request,
+    listen,
+};
 
 use crate::model::frame as opcode;
 pub(crate) use crate::model::{
@@ -28,11 +35,17 @@ pub(crate) const CLOSE: u8 = FIN | opcode::CLOSE;
 pub(crate) const PING: u8 = FIN | opcode::PING;
 pub(crate) const PONG: u8 = FIN | opcode::PONG;
 
-/// How long a test waits before it fails, for something that takes no time, and on a paused clock.
+/// How long a test waits for what should take no time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-const FOR_EVER: Duration = Duration::from_secs(10_000_000);
 
-/// `HANDSHAKE` with one more field.
+/// How long a test waits on a paused clock.
+const FOREVER: Duration = Duration::from_secs(10_000_000);
+
+/// How much longer than its limit a peer has, in seconds: when the server was stopped, its timers fire before it has looked at
+/// its sockets.
+pub(crate) const GRACE: f64 = 0.05;
+
+/// `HANDSHAKE` with one more field, or with several lines of them.
 pub(crate) fn handshake_with(field: &str) -> String {
     HANDSHAKE.replace("\r\nHost:", &format!("\r\n{field}\r\nHost:"))
 }
@@ -42,7 +55,15 @@ pub(crate) fn close(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }
 
-/// Fails unless `seconds` have gone by on a paused clock, whose timers go by milliseconds.
+/// Lets time pass on a paused clock as if the server had been stopped: its timers fire before it sees what a peer does next.
+pub(crate) async fn leap(seconds: f64) {
+    advance(Duration::from_secs_f64(seconds)).await;
+    for _ in 0..5 {
+        yield_now().await;
+    }
+}
+
+/// Fails unless `seconds` have passed on a paused clock, whose timers count milliseconds.
 pub(crate) fn assert_elapsed(since: Instant, seconds: f64) {
     let elapsed = since.elapsed();
     let due = Duration::from_secs_f64(seconds);
@@ -52,8 +73,8 @@ pub(crate) fn assert_elapsed(since: Instant, seconds: f64) {
     );
 }
 
-/// The library's client: what a well-behaved client does. Answers pings and Close frames by itself, as long as it is read
-/// from.
+/// The client of tokio-tungstenite, for what a well-behaved client does. While it is read from, it answers pings and Close
+/// frames.
 pub(crate) struct Client<S> {
     socket: WebSocketStream<S>,
     patience: Duration,
@@ -76,21 +97,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .unwrap();
     }
 
-    /// The next message, whatever it is; fails at the end of the connection.
+    /// The next message of any kind. Fails at the end of the connection.
     pub(crate) async fn recv(&mut self) -> Message {
         patiently(self.patience, self.socket.next())
             .await
-            .expect("the end of the connection in place of a message")
+            .expect("end of the connection instead of a message")
             .unwrap()
     }
 
-    /// The next text. Pings before it are answered.
+    /// The next text. Answers pings before it.
     pub(crate) async fn recv_text(&mut self) -> String {
         loop {
             match self.recv().await {
                 Message::Text(text) => return text.to_string(),
                 Message::Ping(_) => {}
-                other => panic!("{other:?} in place of text"),
+                other => panic!("{other:?} instead of text"),
             }
         }
     }
@@ -105,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// A Close frame with this code, which is answered, and then the end of the connection.
+    /// Expects a Close frame with this code, answers it, and expects the end of the connection.
     pub(crate) async fn expect_close(&mut self, code: u16, cause: impl Debug) {
         let message = self.recv().await;
         let Message::Close(Some(frame)) = &message else {
@@ -115,12 +136,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.expect_end().await;
     }
 
-    /// Closes as the library does, and waits for the Close frame that answers it and for the end of the connection.
+    /// Closes, and expects the same code back and then the end of the connection.
     pub(crate) async fn close(&mut self, frame: Option<CloseFrame>) {
         let expected = frame.as_ref().map(|frame| frame.code);
         self.socket.close(frame).await.unwrap();
         let answer = loop {
-            // Notifications may have been under way.
+            // Notifications may come before it.
             if let Message::Close(answer) = self.recv().await {
                 break answer;
             }
@@ -129,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.expect_end().await;
     }
 
-    /// The end of the connection, and no reset.
+    /// Expects the end of the connection, without a reset.
     pub(crate) async fn expect_end(&mut self) {
         let end = patiently(self.patience, self.socket.next()).await;
         assert!(end.is_none(), "{end:?}");
@@ -137,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
-    /// Performs the library's opening handshake.
+    /// Performs the opening handshake of tokio-tungstenite.
     pub(crate) async fn into_client(self) -> Client<S> {
         let Self { stream, patience } = self;
         let upgrade = client_async("ws://localhost/", stream);
@@ -149,13 +170,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         self.send_frame(TEXT, text).await;
     }
 
-    /// The next text, in one frame. Answers pings meanwhile.
+    /// The next text, in one frame. Answers pings before it.
     pub(crate) async fn recv_text(&mut self) -> String {
         loop {
             match self.recv_frame().await {
                 (TEXT, text) => return String::from_utf8(text).unwrap(),
                 (PING, payload) => self.send_frame(PONG, payload).await,
-                other => panic!("{other:?} in place of text"),
+                other => panic!("{other:?} instead of text"),
             }
         }
     }
@@ -170,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         }
     }
 
-    /// A Close frame with this code, and nothing after it.
+    /// Expects a Close frame with this code and nothing after it.
     pub(crate) async fn expect_close(&mut self, code: u16, cause: impl Debug) {
         let (first, payload) = self.recv_frame().await;
         let got = (first, payload.get(..2));
@@ -182,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         self.expect_end().await;
     }
 
-    /// The end of the connection, and no reset.
+    /// Expects the end of the connection, without a reset.
     pub(crate) async fn expect_end(&mut self) {
         let mut rest = Vec::new();
         let read = patiently(self.patience, self.stream.read_to_end(&mut rest)).await;
@@ -205,13 +226,22 @@ pub(crate) async fn fetch(address: SocketAddr, request: impl AsRef<[u8]>) -> Ans
     connect(address).await.request(request).await
 }
 
-/// A connection served over a pipe that holds `size` bytes each way, and the end of the connection.
+/// A source that has nothing to push.
+pub(crate) struct Silent;
+
+impl Source for Silent {
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        pending().await
+    }
+}
+
+/// A connection over a pipe that holds `size` bytes each way, and the end of the connection.
 pub(crate) fn pipe(size: usize, interval: f64) -> (RawClient<DuplexStream>, End) {
     let interval = Duration::from_secs_f64(interval);
     pipe_from(size, move || Notifications::every(interval))
 }
 
-/// The same with another source of notifications.
+/// Like [`pipe`], with another source.
 pub(crate) fn pipe_from<F, N>(size: usize, source: F) -> (RawClient<DuplexStream>, End)
 where
     F: Fn() -> N + Send + Sync + 'static,
@@ -220,7 +250,7 @@ where
     pipe_with(Config::default(), size, source)
 }
 
-/// The same with another configuration.
+/// Like [`pipe_from`], with another configuration.
 pub(crate) fn pipe_with<F, N>(
     config: Config,
     size: usize,
@@ -242,7 +272,7 @@ where
 
 /// A client on a paused clock.
 pub(crate) fn pipe_client(stream: DuplexStream) -> RawClient<DuplexStream> {
-    let patience = FOR_EVER;
+    let patience = FOREVER;
     RawClient { stream, patience }
 }
 
@@ -262,7 +292,7 @@ impl End {
     }
 }
 
-/// A server that is reached through pipes in memory, and so may have a paused clock. It stops when dropped.
+/// A server that is reached over pipes in memory. It stops when dropped.
 pub(crate) struct PipeServer {
     pipes: Pipes,
     server: wspush::Server,
@@ -273,7 +303,7 @@ impl PipeServer {
         Self::start_behind(|listener| listener, interval, config)
     }
 
-    /// The same with a listener that is made of the pipes' own.
+    /// Like [`start`](Self::start), with a listener around that of the pipes.
     pub(crate) fn start_behind<L: Listener>(
         listener: impl FnOnce(PipeListener) -> L,
         interval: f64,
@@ -287,11 +317,11 @@ impl PipeServer {
         Self { pipes, server }
     }
 
-    /// Connects through a pipe that holds `size` bytes each way.
+    /// Connects over a pipe that holds `size` bytes each way.
     pub(crate) fn connect(&self, size: usize) -> RawClient<DuplexStream> {
         RawClient {
             stream: self.pipes.connect(size).0,
-            patience: FOR_EVER,
+            patience: FOREVER,
         }
     }
 
@@ -300,7 +330,15 @@ impl PipeServer {
     }
 }
 
-/// A server in this process, which stops when dropped.
+/// The configuration of a server that serves so many connections at once.
+pub(crate) fn full_at(max_connections: usize) -> Config {
+    Config {
+        max_connections,
+        ..Config::default()
+    }
+}
+
+/// A server in this process. It stops when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     _server: wspush::Server,
@@ -331,7 +369,7 @@ pub(crate) fn wspush(arguments: &[&str]) -> Command {
     under("exec \"$0\" \"$@\"", arguments)
 }
 
-/// The program as this line of shell starts it.
+/// The program, started by this line of shell.
 pub(crate) fn under(shell: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("/bin/sh");
     command
@@ -345,7 +383,7 @@ pub(crate) fn under(shell: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Shell for [`under`] with so many descriptors.
+/// A line of shell for [`under`] that limits the descriptors.
 pub(crate) fn with_descriptors(count: usize) -> String {
     format!("ulimit -n {count}; exec \"$0\" \"$@\"")
 }
@@ -353,13 +391,45 @@ pub(crate) fn with_descriptors(count: usize) -> String {
 /// The exit status, standard output and standard error of a program that ends by itself.
 pub(crate) async fn outcome(mut command: Command) -> (Option<i32>, String, String) {
     let output = timeout(PATIENCE, command.output()).await;
-    let output = output.expect("it runs on").unwrap();
+    let output = output.expect("it does not end").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     (output.status.code(), stdout, stderr)
 }
 
-/// The program, which is killed when dropped.
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps what a server in this thread logs at `info`. A test has a runtime of one thread.
+pub(crate) fn start_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let log = tracing_subscriber::fmt().with_writer(|| LogWriter);
+        log.with_ansi(false).with_target(false).init();
+    });
+    LOG.take();
+}
+
+/// What was logged since [`start_log`].
+pub(crate) fn logged() -> String {
+    LOG.with_borrow(|log| String::from_utf8(log.clone()).unwrap())
+}
+
+struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.extend(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The running program. It is killed when dropped.
 pub(crate) struct Program {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
@@ -368,41 +438,42 @@ pub(crate) struct Program {
     stderr: Option<BufReader<ChildStderr>>,
 }
 
+/// Empty if nothing can be read.
+async fn first_line(stream: Option<&mut BufReader<impl AsyncRead + Unpin>>) -> String {
+    let mut line = String::new();
+    if let Some(stream) = stream {
+        let read = timeout(PATIENCE, stream.read_line(&mut line)).await;
+        read.unwrap().unwrap();
+    }
+    line
+}
+
 impl Program {
     pub(crate) async fn start(command: Command) -> Self {
         let program = Self::try_start(command).await;
         program.unwrap_or_else(|said| panic!("{said:?}"))
     }
 
-    /// Waits until it listens: until standard output, or the log where that is closed, has its address. The error is what
-    /// it says in place of that.
+    /// Waits until it listens. Its address is in standard output, or in the log if standard output is closed. The error is
+    /// what it printed instead.
     pub(crate) async fn try_start(mut command: Command) -> Result<Self, String> {
         let mut child = command.spawn().unwrap();
         drop(command);
         let mut stdout = child.stdout.take().map(BufReader::new);
         let mut stderr = child.stderr.take().map(BufReader::new);
-        let mut said = String::new();
-        let mut logged = String::new();
-        let listening = async {
-            if let Some(stdout) = &mut stdout {
-                stdout.read_line(&mut said).await.unwrap();
-            }
-            if said.is_empty() {
-                let log = stderr.as_mut().unwrap();
-                log.read_line(&mut logged).await.unwrap();
-            }
-        };
-        timeout(PATIENCE, listening).await.unwrap();
-        let line = format!("{said}{logged}");
-        let address = line.find("127.0.0.1:").map(|start| &line[start..]);
-        let address = address.and_then(|url| url.trim_end().trim_end_matches('/').parse().ok());
-        let Some(address) = address else {
-            return Err(line);
+        let mut said = first_line(stdout.as_mut()).await;
+        let is_url = !said.is_empty();
+        if !is_url {
+            said = first_line(stderr.as_mut()).await;
+        }
+        let mut words = said.split([' ', '=', '/', '\n']);
+        let Some(address) = words.find_map(|word| word.parse().ok()) else {
+            return Err(said);
         };
         Ok(Self {
             child,
             address,
-            said,
+            said: if is_url { said } else { String::new() },
             stdout,
             stderr,
         })
@@ -431,7 +502,7 @@ impl Program {
         lines
     }
 
-    /// Waits for its end: the exit status, all of standard output, the rest of standard error.
+    /// Waits for its end. Returns the exit status, all of standard output, and the rest of standard error.
     pub(crate) async fn end(mut self) -> (Option<i32>, String, String) {
         let mut log = String::new();
         let rest = async {
@@ -443,7 +514,7 @@ impl Program {
             }
             self.child.wait().await.unwrap().code()
         };
-        let status = timeout(PATIENCE, rest).await.expect("it runs on");
+        let status = timeout(PATIENCE, rest).await.expect("it does not end");
         (status, self.said, log)
     }
 
