@@ -1,4 +1,7 @@
-//! The contract's "Starting".
+//! The contract's "Starting". `environment` has the variables, `token` what `--token` does.
+
+mod environment;
+mod token;
 
 use std::{
     collections::BTreeSet,
@@ -9,12 +12,15 @@ use std::{
 };
 
 use crate::common::{
-    Client, HANDSHAKE, PATIENCE, Program, Server, connect, fetch, handshake_with, outcome, under,
-    upgraded, with_descriptors, wspush,
+    Client, HANDSHAKE, PATIENCE, Program, Server, connect, fetch, outcome, under, upgraded,
+    with_descriptors, wspush,
 };
 use tokio::{
     io::AsyncWriteExt,
-    net::unix::pipe::{self, Receiver},
+    net::{
+        TcpStream,
+        unix::pipe::{self, Receiver},
+    },
     process::Command,
     time::{Instant, timeout},
 };
@@ -23,30 +29,46 @@ use wspush::Config;
 
 const ANY_PORT: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 9] = [
     "listen",
     "interval",
     "stdin",
+    "history",
     "keepalive",
     "allow-origin",
     "allow-host",
+    "token",
     "max-connections",
 ];
 
-/// The environment variable that stands in for the option.
+/// The environment variable of an option.
 fn variable(option: &str) -> String {
     format!("WSPUSH_{}", option.to_uppercase().replace('-', "_"))
 }
 
-async fn status(address: SocketAddr, request: &str) -> u16 {
-    fetch(address, request).await.status
+#[tokio::test]
+async fn by_default_notifications_are_two_seconds_apart() {
+    let program = Program::listening(&[]).await;
+    let mut client = Client::connect(program.address).await;
+    let start = Instant::now();
+    client.send("start").await;
+    client.expect_text("Notification 1").await;
+    client.expect_text("Notification 2").await;
+    assert!(start.elapsed() >= Duration::from_secs(2));
 }
 
 #[tokio::test]
-async fn without_arguments_it_listens_on_localhost_8080_and_pushes_every_two_seconds() {
+async fn help_names_the_defaults() {
     let (_, help, _) = outcome(wspush(&["--help"])).await;
-    for default in ["localhost:8080", "2", "20"] {
-        assert!(help.contains(&format!("[default: {default}]")), "{help}");
+    for (option, default) in [
+        ("--listen <HOST:PORT>", "localhost:8080"),
+        ("--interval <SECONDS>", "2"),
+        ("--history <N>", "0"),
+        ("--keepalive <SECONDS>", "20"),
+    ] {
+        let (_, about) = help.split_once(option).unwrap();
+        let (_, shown) = about.split_once("[default: ").unwrap();
+        assert!(shown.starts_with(&format!("{default}]")), "{option}");
     }
 }
 
@@ -102,23 +124,34 @@ async fn keepalive_is_the_silence_after_which_a_client_is_sent_a_ping() {
     Program::listening(&["--keepalive", "86400"]).await;
 }
 
+/// Starts the program with a pipe as its standard input, and a client that has said `start`.
+async fn start_with_lines(mut command: Command) -> (Program, Client<TcpStream>) {
+    command.stdin(Stdio::piped());
+    let program = Program::start(command).await;
+    let mut client = Client::connect(program.address).await;
+    client.send("start").await;
+    // The server reads messages in order: its pong says that the client has started.
+    client.send(Message::Ping("".into())).await;
+    assert_eq!(client.recv().await, Message::Pong("".into()));
+    (program, client)
+}
+
+async fn write_lines(program: &mut Program, lines: &str) {
+    let stdin = program.child.stdin.as_mut().unwrap();
+    stdin.write_all(lines.as_bytes()).await.unwrap();
+}
+
 #[tokio::test]
-async fn stdin_pushes_the_lines_of_standard_input_in_place_of_the_counter() {
+async fn stdin_pushes_the_lines_of_standard_input_instead_of_numbered_notifications() {
     for options in [&["--stdin"][..], &[]] {
         let mut command = wspush(&[&ANY_PORT[..], options].concat());
-        command.stdin(Stdio::piped());
-        // The interval is a default here, which --stdin makes no use of.
+        // A default, which --stdin does not use.
         command.env("WSPUSH_INTERVAL", "0.001");
         if options.is_empty() {
             command.env("WSPUSH_STDIN", "true");
         }
-        let mut program = Program::start(command).await;
-        let mut client = Client::connect(program.address).await;
-        client.send("start").await;
-        client.send(Message::Ping("it has started".into())).await;
-        client.recv().await;
-        let stdin = program.child.stdin.as_mut().unwrap();
-        stdin.write_all(b"a line\n").await.unwrap();
+        let (mut program, mut client) = start_with_lines(command).await;
+        write_lines(&mut program, "a line\n").await;
         client.expect_text("a line").await;
         drop(client);
         assert_eq!(program.stop().await.0, Some(0));
@@ -132,17 +165,62 @@ async fn stdin_and_interval_on_the_same_command_line_are_an_error_with_status_2(
         assert_eq!((status, &*stdout), (Some(2), ""), "{stderr}");
         assert!(stderr.contains("can't be combined"), "{stderr}");
     }
-    let mut command = wspush(&["--interval", "0.01"]);
-    command
-        .env("WSPUSH_STDIN", "false")
-        .env("WSPUSH_LISTEN", "127.0.0.1:0");
-    let program = Program::start(command).await;
-    let mut client = Client::connect(program.address).await;
-    client.send("start").await;
-    client.expect_notifications(1..=2).await;
+    for stdin in ["false", "true"] {
+        let mut command = wspush(&[&ANY_PORT[..], &["--interval", "0.01"]].concat());
+        command.env("WSPUSH_STDIN", stdin);
+        let program = Program::start(command).await;
+        let mut client = Client::connect(program.address).await;
+        client.send("start").await;
+        client.expect_notifications(1..=2).await;
+    }
 }
 
-/// Connects until the server is full: how many it lets in.
+#[tokio::test]
+async fn history_brings_a_client_the_last_lines_at_its_start() {
+    for (options, expected) in [(&[][..], &[][..]), (&["--history", "2"], &["2", "3"])] {
+        let command = wspush(&[&ANY_PORT[..], &["--stdin"], options].concat());
+        let (mut program, mut first) = start_with_lines(command).await;
+        write_lines(&mut program, "1\n2\n3\n").await;
+        for line in ["1", "2", "3"] {
+            first.expect_text(line).await;
+        }
+        let mut second = Client::connect(program.address).await;
+        second.send("start").await;
+        for line in expected {
+            second.expect_text(line).await;
+        }
+        second.send(Message::Ping("".into())).await;
+        assert_eq!(second.recv().await, Message::Pong("".into()));
+        write_lines(&mut program, "4\n").await;
+        second.expect_text("4").await;
+    }
+}
+
+#[tokio::test]
+async fn history_without_stdin_on_the_command_line_is_an_error_with_status_2() {
+    let with_stdin = |stdin: Option<&str>| {
+        let mut command = under(&with_descriptors(5), &["--history", "5"]);
+        command.envs(stdin.map(|stdin| ("WSPUSH_STDIN", stdin)));
+        outcome(command)
+    };
+    for stdin in [None, Some("false"), Some("")] {
+        let (status, stdout, stderr) = with_stdin(stdin).await;
+        assert_eq!((status, &*stdout), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains("--history needs --stdin"), "{stderr}");
+    }
+    // The options are good: what the program lacks is descriptors.
+    assert_eq!(with_stdin(Some("true")).await.0, Some(1));
+    let mut in_environment = under(&with_descriptors(5), &[]);
+    in_environment.env("WSPUSH_HISTORY", "5");
+    assert_eq!(outcome(in_environment).await.0, Some(1));
+    for history in ["0", "1000"] {
+        let options = ["--stdin", "--history", history];
+        let bounds = under(&with_descriptors(5), &options);
+        assert_eq!(outcome(bounds).await.0, Some(1), "{history}");
+    }
+}
+
+/// Connects until the server is full. Returns how many clients it lets in.
 async fn fill(address: SocketAddr) -> usize {
     let mut clients = Vec::new();
     loop {
@@ -172,7 +250,7 @@ async fn the_soft_descriptor_limit_is_raised_to_the_hard_limit() {
 }
 
 #[tokio::test]
-async fn max_connections_above_what_the_descriptor_limit_leaves_is_warned_of() {
+async fn max_connections_above_what_the_descriptor_limit_leaves_logs_a_warning() {
     for (count, warns) in [("4294967295", true), ("1000", true), ("30", false)] {
         let options = [&ANY_PORT[..], &["--max-connections", count]].concat();
         let program = Program::start(under(&with_descriptors(128), &options)).await;
@@ -190,121 +268,11 @@ async fn help_and_version_go_to_standard_output_with_status_0() {
     assert_eq!((status, &*stderr), (Some(0), ""));
     for option in OPTIONS {
         assert!(help.contains(&format!("--{option}")), "{help}");
-        assert!(help.contains(&variable(option)), "{help}");
+        assert!(help.contains(&format!("[env: {}]", variable(option))));
     }
     let version = format!("wspush {}\n", env!("CARGO_PKG_VERSION"));
     let outcome = outcome(wspush(&["--version"])).await;
     assert_eq!(outcome, (Some(0), version, String::new()));
-}
-
-#[tokio::test]
-async fn each_option_is_also_an_environment_variable() {
-    let mut command = wspush(&[]);
-    command
-        .env("WSPUSH_LISTEN", "127.0.0.1:0")
-        .env("WSPUSH_INTERVAL", "0.01")
-        .env("WSPUSH_KEEPALIVE", "1")
-        .env("WSPUSH_MAX_CONNECTIONS", "1");
-    let program = Program::start(command).await;
-    let mut client = Client::connect(program.address).await;
-    assert_eq!(client.recv().await, Message::Ping(Bytes::new()));
-    client.send("start").await;
-    client.expect_notifications(1..=3).await;
-    assert_eq!(status(program.address, HANDSHAKE).await, 503);
-}
-
-#[tokio::test]
-async fn the_command_line_wins_over_the_environment() {
-    let options = [
-        "--interval",
-        "0.01",
-        "--keepalive",
-        "1",
-        "--max-connections",
-        "1",
-    ];
-    let mut command = wspush(&[&ANY_PORT[..], &options].concat());
-    command
-        .env("WSPUSH_LISTEN", "192.0.2.1:1")
-        .env("WSPUSH_INTERVAL", "86400")
-        .env("WSPUSH_KEEPALIVE", "86400")
-        .env("WSPUSH_MAX_CONNECTIONS", "2");
-    let program = Program::start(command).await;
-    let mut client = Client::connect(program.address).await;
-    assert_eq!(client.recv().await, Message::Ping(Bytes::new()));
-    client.send("start").await;
-    client.expect_notifications(1..=3).await;
-    assert_eq!(status(program.address, HANDSHAKE).await, 503);
-}
-
-/// Fails unless the program lets in these hosts and origins, and not c.example.
-async fn assert_lets_in(command: Command, hosts: &[&str], origins: &[&str]) {
-    let program = Program::start(command).await;
-    let from = async |host: &str, origin: &str| {
-        let request = handshake_with(&format!("Origin: {origin}"));
-        let request = request.replace("Host: localhost", &format!("Host: {host}"));
-        status(program.address, &request).await
-    };
-    for host in hosts {
-        for origin in origins {
-            assert_eq!(from(host, origin).await, 101, "{host} {origin}");
-        }
-        assert_eq!(from(host, "https://c.example").await, 403, "{host}");
-    }
-    assert_eq!(from("c.example", origins[0]).await, 421);
-}
-
-#[tokio::test]
-async fn allow_host_and_allow_origin_may_be_repeated_and_win_over_the_environment() {
-    let mut options = ANY_PORT.to_vec();
-    options.extend(["--allow-host", "a.example", "--allow-host", "b.example"]);
-    options.extend([
-        "--allow-origin",
-        "file://",
-        "--allow-origin",
-        "https://x.example",
-    ]);
-    let mut command = wspush(&options);
-    command
-        .env("WSPUSH_ALLOW_HOST", "c.example")
-        .env("WSPUSH_ALLOW_ORIGIN", "https://c.example");
-    let origins = ["file://", "https://x.example"];
-    assert_lets_in(command, &["a.example", "b.example:80"], &origins).await;
-}
-
-#[tokio::test]
-async fn in_the_environment_hosts_and_origins_have_commas_between_and_one_at_the_end_does_no_harm()
-{
-    for end in ["", ",", ", "] {
-        let mut command = wspush(&ANY_PORT);
-        command
-            .env("WSPUSH_ALLOW_HOST", format!("a.example,b.example{end}"))
-            .env(
-                "WSPUSH_ALLOW_ORIGIN",
-                format!("file://, https://x.example{end}"),
-            );
-        let origins = ["file://", "https://x.example"];
-        assert_lets_in(command, &["a.example", "b.example"], &origins).await;
-    }
-}
-
-#[tokio::test]
-async fn an_empty_variable_counts_as_unset() {
-    let with_empty = |options: &[&str]| {
-        let mut command = under(&with_descriptors(5), options);
-        for option in OPTIONS {
-            command.env(variable(option), "");
-        }
-        command
-    };
-    // What it lacks is found after the options are read, and before it listens on a port that may be taken.
-    let (status, _, stderr) = outcome(with_empty(&[])).await;
-    assert_eq!(status, Some(1), "{stderr}");
-    assert!(stderr.contains("descriptors"), "{stderr}");
-    for option in OPTIONS.iter().filter(|option| **option != "stdin") {
-        let empty = outcome(with_empty(&[&format!("--{option}"), ""])).await;
-        assert_eq!(empty.0, Some(2), "{option}");
-    }
 }
 
 #[tokio::test]
@@ -326,7 +294,7 @@ async fn standard_output_has_one_url_for_each_address_and_nothing_else_ever() {
     );
 }
 
-/// How many descriptors the program says that it takes.
+/// How many descriptors the program says it needs.
 async fn needed_descriptors(available: usize) -> usize {
     let (status, stdout, stderr) = outcome(under(&with_descriptors(available), &ANY_PORT)).await;
     assert_eq!((status, &*stdout), (Some(1), ""), "{stderr}");
@@ -338,16 +306,16 @@ async fn needed_descriptors(available: usize) -> usize {
 }
 
 #[tokio::test]
-async fn with_too_few_descriptors_it_ends_with_status_1_and_one_line_that_has_the_number() {
+async fn with_too_few_descriptors_it_ends_with_status_1_and_one_line_that_says_how_many_it_needs() {
     for available in [5, 6, 7, 12, 19] {
         needed_descriptors(available).await;
     }
 }
 
 #[tokio::test]
-async fn with_as_many_descriptors_as_it_says_that_it_takes_it_serves() {
+async fn with_as_many_descriptors_as_it_says_it_needs_it_serves() {
     let mut needed = needed_descriptors(5).await;
-    // Descriptors that the tests were started with, and it with them, may be among the first or above the limit.
+    // The program inherits descriptors from the tests. They may be among the first ones, or above the limit.
     let program = loop {
         let command = under(&with_descriptors(needed), &ANY_PORT);
         match Program::try_start(command).await {
@@ -413,7 +381,7 @@ async fn with_standard_output_or_standard_error_closed_or_broken_the_server_runs
     }
 }
 
-/// A pipe that is full, and its end that nobody reads.
+/// A full pipe, and its other end, which nobody reads.
 fn full_pipe() -> (Stdio, Receiver) {
     let (sender, receiver) = pipe::pipe().unwrap();
     while sender.try_write(&[b' '; 4096]).is_ok() {}
@@ -421,7 +389,7 @@ fn full_pipe() -> (Stdio, Receiver) {
 }
 
 #[tokio::test]
-async fn with_standard_output_or_standard_error_full_and_read_by_nobody_the_server_runs_on() {
+async fn with_standard_output_or_standard_error_full_and_never_read_the_server_runs_on() {
     for end in ["TERM", "INT"] {
         let (full, _unread) = full_pipe();
         let mut full_stdout = wspush(&ANY_PORT);
@@ -466,21 +434,21 @@ async fn an_error_that_nobody_reads_is_still_an_exit_status() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_one_line_with_the_address_and_the_reason_and_status_1() {
+async fn a_port_in_use_is_status_1_and_one_line_with_the_address_the_reason_and_the_option() {
     let server = Server::start(2.0, Config::default()).await;
     let taken = server.address.to_string();
     let (status, stdout, stderr) = outcome(wspush(&["--listen", &taken])).await;
     assert_eq!((status, &*stdout), (Some(1), ""));
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(
-        stderr.contains(&taken) && stderr.contains("in use"),
+        stderr.contains(&taken) && stderr.contains("in use") && stderr.contains("--listen"),
         "{stderr}"
     );
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_resolve_is_one_line_with_the_address_and_the_reason_and_status_1() {
-    // Longer than a label of a name may be, so that nobody is asked.
+async fn a_host_that_does_not_resolve_is_status_1_and_one_line_with_the_address_and_the_reason() {
+    // A label this long is no name: the resolver asks nobody.
     let host = format!("{}:80", "x".repeat(64));
     let (status, stdout, stderr) = outcome(wspush(&["--listen", &host])).await;
     assert_eq!((status, &*stdout), (Some(1), ""));
@@ -491,32 +459,35 @@ async fn a_host_that_does_not_resolve_is_one_line_with_the_address_and_the_reaso
     );
 }
 
-/// For each option values that are none, and a part of what the error says would be right.
+/// For each option, bad values and a part of what the error says would be right.
 #[rustfmt::skip]
-const BAD_VALUES: [(&str, &[&str], &str); 7] = [
+const BAD_VALUES: [(&str, &[&str], &str); 9] = [
     ("listen", &["8080", "localhost", ":80", "::1:80", "[localhost]:0", "[127.0.0.1]:0", "[::1:0"], "localhost:8080"),
     ("listen", &["localhost:65536", "localhost:http", "localhost:+0", "localhost:-1", "localhost:"], "localhost:8080"),
-    ("interval", &["0", "0.0009", "86401", "-1", "inf", "NaN", "1s", "1,5"], "0.001 to 86400"),
-    ("keepalive", &["0", "0.999", "86401", "-1", "inf", "NaN", "20s"], "1 to 86400"),
-    ("allow-origin", &["app.example", "https://a/", "https://", "https://*.example", "a.example,https://b"], "https://app.example"),
+    ("interval", &["0", "0.0009", "86401", "-1", "inf", "NaN", "1s", "1,5"], "from 0.001 to 86400"),
+    ("history", &["-1", "1001", "many", "1.5"], "from 0 to 1000"),
+    ("keepalive", &["0", "0.999", "86401", "-1", "inf", "NaN", "20s"], "from 1 to 86400"),
+    ("allow-origin", &["app.example", "https://a/b", "https://a//", "https://", "https://*.a", "a.example,https://b"], "https://app.example"),
     ("allow-host", &["https://a.example", "a.example:80", "a/", "[::1]:80"], "push.example"),
-    ("max-connections", &["0", "-1", "many", "4294967296"], "--max-connections <N>"),
+    ("allow-host", &["*", "*.example", "a.example,*"], "without --allow-host any is allowed"),
+    ("max-connections", &["0", "-1", "many", "4294967296"], "from 1 to"),
 ];
 
 #[tokio::test]
 async fn a_bad_option_is_an_error_that_says_what_would_be_right_with_status_2() {
     for (option, values, right) in BAD_VALUES {
         for value in values {
-            let in_environment = {
-                let mut command = wspush(&[]);
-                command.env(variable(option), value);
-                command
-            };
-            let on_command_line = wspush(&[&format!("--{option}={value}")]);
-            for command in [on_command_line, in_environment] {
+            let variable = variable(option);
+            let mut in_environment = wspush(&[]);
+            in_environment.env(&variable, value);
+            let argument = format!("--{option}");
+            let on_command_line = wspush(&[&format!("{argument}={value}")]);
+            for (command, source) in [(on_command_line, argument), (in_environment, variable)] {
                 let (status, stdout, stderr) = outcome(command).await;
                 assert_eq!((status, &*stdout), (Some(2), ""), "{value}: {stderr}");
-                assert!(stderr.contains(right), "{value}: {stderr}");
+                for part in [right, &source] {
+                    assert!(stderr.contains(part), "{value}: no {part} in {stderr}");
+                }
             }
         }
     }
