@@ -3,21 +3,22 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::common::{
-    BINARY, CLOSE, Client, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, close,
-    connect, frame, pipe, pipe_from, upgraded,
+    BINARY, CLOSE, Client, End, FIN, GRACE, HANDSHAKE, PING, PONG, RawClient, Server, TEXT,
+    assert_elapsed, close, connect, frame, full_at, leap, pipe, pipe_from, upgraded,
 };
+use futures_util::stream;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, DuplexStream},
     join,
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
-use wspush::{CloseCode, CloseFrame, Config, Notification, Source};
+use wspush::{CloseFrame, Config, Notification, Notifications, Source, http::Request};
 
 /// The first fragment of a text.
 const FRAGMENT: u8 = TEXT & !FIN;
 
-/// Sends each cause to a connection of its own, and expects a Close frame with the code.
+/// Sends each cause on a connection of its own, and expects a Close frame with the code.
 async fn assert_closed(code: u16, causes: &[Vec<u8>]) {
     let server = Server::start(2.0, Config::default()).await;
     for cause in causes {
@@ -167,31 +168,110 @@ async fn binary_is_closed_with_1003_also_in_fragments() {
     client.expect_close(1003, "binary").await;
 }
 
-/// Has nothing to push.
-struct Exhausted;
+/// A connection whose source has one notification and then this end, if there is one.
+async fn started_with(end: Option<CloseFrame>) -> (RawClient<DuplexStream>, End) {
+    let (client, connection) = pipe_from(4096, move || {
+        let end = end.clone().map(Err);
+        stream::iter([Ok(Notification::new("the last"))].into_iter().chain(end))
+    });
+    let mut client = client.upgraded().await;
+    client.send_text("start").await;
+    client.expect_text("the last").await;
+    (client, connection)
+}
 
-impl Source for Exhausted {
-    fn start(&mut self) {}
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stream_of_notifications_closes_the_connection_with_1000() {
+    let (mut client, _connection) = started_with(None).await;
+    client.expect_close(1000, "the end of the stream").await;
+}
 
-    async fn next(&mut self) -> Result<Notification, CloseFrame> {
-        Err(CloseFrame {
-            code: CloseCode::Normal,
-            reason: "no more".into(),
-        })
+#[tokio::test(start_paused = true)]
+async fn a_source_closes_with_its_own_code_and_reason() {
+    for code in [1000, 1001, 1008, 1011, 1013, 3000, 4999] {
+        let reason = format!("reason of {code}");
+        let (mut client, _connection) = started_with(Some(CloseFrame {
+            code: code.into(),
+            reason: (&*reason).into(),
+        }))
+        .await;
+        assert_eq!(client.recv_frame().await, (CLOSE, close(code, &reason)));
+        client.expect_end().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_there_is_nothing_more_to_push_the_connection_is_closed_with_1000() {
-    let (client, _connection) = pipe_from(4096, || Exhausted);
-    let mut client = client.into_client().await;
-    client.send("start").await;
-    client.expect_close(1000, "nothing to push").await;
+async fn a_code_that_must_not_be_sent_becomes_1011_and_a_long_reason_is_cut_at_a_character() {
+    let forbidden = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535];
+    for (code, sent) in forbidden
+        .map(|code| (code, 1011))
+        .into_iter()
+        .chain([(4000, 4000)])
+    {
+        for (reason, cut) in [
+            ("x".repeat(123), "x".repeat(123)),
+            ("x".repeat(124), "x".repeat(123)),
+            ("\u{e9}".repeat(100), "\u{e9}".repeat(61)),
+            ("\u{1f980}".repeat(1000), "\u{1f980}".repeat(30)),
+        ] {
+            let (mut client, _connection) = started_with(Some(CloseFrame {
+                code: code.into(),
+                reason: reason.into(),
+            }))
+            .await;
+            assert_eq!(client.recv_frame().await, (CLOSE, close(sent, &cut)));
+            client.expect_end().await;
+        }
+    }
+}
+
+/// Numbered notifications, but a bug at the path `/bug`.
+struct Buggy {
+    is_bug: bool,
+    notifications: Notifications,
+}
+
+impl Source for Buggy {
+    fn start(&mut self) {
+        self.notifications.start();
+    }
+
+    async fn next(&mut self) -> Result<Notification, CloseFrame> {
+        assert!(!self.is_bug, "a bug");
+        self.notifications.next().await
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_panics_ends_its_own_connection_without_a_close_frame_and_no_other() {
+    let new_source = |request: &Request<()>, _| {
+        assert_ne!(request.uri().path(), "/bug-in-the-handshake");
+        Ok(Buggy {
+            is_bug: request.uri().path() == "/bug",
+            notifications: Notifications::every(Duration::from_millis(5)),
+        })
+    };
+    let server = Server::start_with(full_at(2), new_source).await;
+    let mut other = Client::connect(server.address).await;
+    other.send("start").await;
+    for _ in 0..5 {
+        let mut client = connect(server.address).await;
+        client
+            .write(HANDSHAKE.replacen('/', "/bug-in-the-handshake", 1))
+            .await;
+        client.expect_end().await;
+        let mut client = connect(server.address).await;
+        let answer = client.request(HANDSHAKE.replacen('/', "/bug", 1)).await;
+        assert_eq!(answer.status, 101);
+        client.send_text("start").await;
+        client.expect_end().await;
+    }
+    other.expect_notifications(1..=20).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
-    for sent in [vec![], b"GET /".to_vec(), crate::common::HANDSHAKE.into()] {
+async fn when_the_client_vanishes_its_task_ends_at_once() {
+    for sent in [vec![], b"GET /".to_vec(), HANDSHAKE.into()] {
         for started in [false, true] {
             let (mut client, mut connection) = pipe(4096, 1.0);
             let start = Instant::now();
@@ -207,15 +287,8 @@ async fn when_the_client_vanishes_the_connections_task_ends_at_once() {
 }
 
 #[tokio::test]
-async fn the_slot_of_a_client_that_vanishes_is_free_for_the_next_one() {
-    let server = Server::start(
-        2.0,
-        Config {
-            max_connections: 1,
-            ..Config::default()
-        },
-    )
-    .await;
+async fn the_place_of_a_client_that_vanishes_is_free_for_the_next_one() {
+    let server = Server::start(2.0, full_at(1)).await;
     for vanish in ["reset", "end of file", "reset in the handshake"] {
         let client = match vanish {
             "reset in the handshake" => connect(server.address).await,
@@ -229,18 +302,18 @@ async fn the_slot_of_a_client_that_vanishes_is_free_for_the_next_one() {
     upgraded_at_last(server.address).await;
 }
 
-/// Tries again and again, for the one before may not have been noticed yet.
+/// Tries until it succeeds: the server may not yet have noticed that the client before is gone.
 async fn upgraded_at_last(server: SocketAddr) -> RawClient<TcpStream> {
     let trying = async {
         loop {
             let mut client = connect(server).await;
-            if client.request(crate::common::HANDSHAKE).await.status == 101 {
+            if client.request(HANDSHAKE).await.status == 101 {
                 return client;
             }
         }
     };
     let upgraded = timeout(Duration::from_secs(20), trying).await;
-    upgraded.expect("no slot comes free")
+    upgraded.expect("no place is free")
 }
 
 #[tokio::test]
@@ -259,25 +332,47 @@ async fn what_the_server_said_last_is_not_lost_though_the_client_keeps_sending()
     assert_eq!(refused.request(&flood).await.status, 400);
 }
 
+/// A connection after the server's last word, a Close frame or a refusal.
+async fn after_the_last_word(is_refusal: bool) -> (RawClient<DuplexStream>, End) {
+    let (mut client, connection) = pipe(4096, 1.0);
+    if is_refusal {
+        assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
+    } else {
+        client = client.upgraded().await;
+        client.write(b"\x81\0").await;
+        client.expect_close(1002, "unmasked").await;
+    }
+    (client, connection)
+}
+
 #[tokio::test(start_paused = true)]
-async fn after_its_last_word_the_server_half_closes_and_waits_2_s_for_the_peer_to_close() {
-    for last in ["close", "refusal"] {
-        for closes in [false, true] {
-            let (mut client, mut connection) = pipe(4096, 1.0);
-            let start = Instant::now();
-            if last == "close" {
-                client = client.upgraded().await;
-                client.write(b"\x81\0").await;
-                client.expect_close(1002, last).await;
-            } else {
-                assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
-            }
-            if closes {
-                client.stream.shutdown().await.unwrap();
-            }
-            connection.wait().await;
-            assert_elapsed(start, if closes { 0.0 } else { 2.0 });
-        }
+async fn after_its_last_word_the_server_half_closes_and_waits_up_to_2_s_for_the_peer_to_close() {
+    for is_refusal in [false, true] {
+        let (_client, mut connection) = after_the_last_word(is_refusal).await;
+        let start = Instant::now();
+        connection.wait().await;
+        assert_elapsed(start, 2.0 + GRACE);
+
+        let (mut client, mut connection) = after_the_last_word(is_refusal).await;
+        let start = Instant::now();
+        sleep(Duration::from_millis(1900)).await;
+        assert!(!connection.is_over());
+        client.stream.shutdown().await.unwrap();
+        connection.wait().await;
+        assert_elapsed(start, 1.9);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closed_while_the_server_was_stopped_is_still_waited_for() {
+    for is_refusal in [false, true] {
+        let (mut client, mut connection) = after_the_last_word(is_refusal).await;
+        leap(3.0).await;
+        assert!(!connection.is_over());
+        client.stream.shutdown().await.unwrap();
+        let closed = Instant::now();
+        connection.wait().await;
+        assert_elapsed(closed, 0.0);
     }
 }
 
@@ -295,7 +390,7 @@ async fn a_peer_that_keeps_sending_is_listened_to_for_2_s_and_no_longer() {
     };
     let end = async {
         connection.wait().await;
-        assert_elapsed(start, 2.0);
+        assert_elapsed(start, 2.0 + GRACE);
     };
     join!(flood, end);
 }

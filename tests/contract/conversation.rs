@@ -11,9 +11,10 @@ use std::{
 };
 
 use crate::common::{
-    Client, FIN, PING, PONG, RawClient, Server, TEXT, assert_elapsed, connect, frame, pipe,
-    pipe_from, pipe_with,
+    Client, FIN, GRACE, PING, PONG, RawClient, Server, Silent, TEXT, assert_elapsed, connect,
+    frame, leap, pipe, pipe_from, pipe_with,
 };
+use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncReadExt, DuplexStream},
     net::{TcpSocket, TcpStream},
@@ -25,20 +26,6 @@ use tokio_tungstenite::tungstenite::Message;
 use wspush::{CloseFrame, Config, Notification, Notifications, Source, listen};
 
 const WRONG_WORD: &str = "You did not say the magic word!";
-
-/// How long a client that is taken for dead has in which what lies in its socket is still read, in seconds.
-const LAST_READ: f64 = 0.05;
-
-/// Has nothing to push.
-struct Silent;
-
-impl Source for Silent {
-    fn start(&mut self) {}
-
-    async fn next(&mut self) -> Result<Notification, CloseFrame> {
-        pending().await
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn start_is_start_once_line_breaks_are_trimmed_from_both_its_ends() {
@@ -195,7 +182,7 @@ async fn utf_8_may_be_split_over_fragments() {
 
 #[tokio::test(start_paused = true)]
 async fn notifications_that_no_longer_fit_are_skipped_not_queued() {
-    // Holds four of the frames, which have 16 bytes each: the fifth waits.
+    // The pipe holds four frames of 16 bytes: the fifth waits.
     let (client, _connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     let start = Instant::now();
@@ -225,12 +212,10 @@ async fn notifications_that_come_due_while_a_pong_waits_are_skipped_too() {
     }
 }
 
-/// Notes whether it was paused.
+/// Has nothing to push, and notes whether it was paused.
 struct Pausing(Arc<AtomicBool>);
 
 impl Source for Pausing {
-    fn start(&mut self) {}
-
     async fn next(&mut self) -> Result<Notification, CloseFrame> {
         pending().await
     }
@@ -241,7 +226,7 @@ impl Source for Pausing {
 }
 
 #[tokio::test]
-async fn nothing_is_left_out_for_a_client_that_reads_however_many_pings_it_sends() {
+async fn a_client_that_reads_is_never_paused_however_many_pings_it_sends() {
     let paused = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&paused);
     let (client, _connection) = pipe_from(100_000, move || Pausing(Arc::clone(&noted)));
@@ -271,8 +256,27 @@ async fn when_a_stalled_client_reads_on_numbers_are_consecutive_and_no_burst_fol
     assert!(missed > 500, "{number} came in {:?}", start.elapsed());
 }
 
+#[tokio::test]
+async fn the_kernel_keeps_at_most_a_small_buffer_each_way_and_delays_nothing() {
+    let listeners = listen("127.0.0.1:0").await.unwrap();
+    let _client = connect(listeners[0].local_addr().unwrap()).await;
+    let (stream, _) = listeners[0].accept().await.unwrap();
+    assert!(stream.nodelay().unwrap());
+    let socket = TcpSocket::from_std_stream(stream.into_std().unwrap());
+    // Linux reports twice what was set, for its own bookkeeping.
+    assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);
+    assert_eq!(socket.recv_buffer_size().unwrap(), 2 * 16 * 1024);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte() {
+    // The pipe holds four frames of 16 bytes: the fifth waits from the fourth second on.
+    let (client, mut connection) = pipe(64, 1.0);
+    let mut client = client.upgraded().await;
+    let start = Instant::now();
+    client.send_text("start").await;
+    connection.wait().await;
+    assert_elapsed(start, 4.0 + 60.0 + GRACE);
     for progress in [0.0, 0.5, 5.0, 59.0] {
         let (client, mut connection) = pipe(64, 1.0);
         let mut client = client.upgraded().await;
@@ -281,29 +285,19 @@ async fn a_write_without_progress_ends_the_connection_60_s_after_its_last_byte()
         client.stream.read_u8().await.unwrap();
         let last = Instant::now();
         connection.wait().await;
-        assert_elapsed(last, 60.0);
+        assert_elapsed(last, 60.0 + GRACE);
     }
 }
 
-#[tokio::test]
-async fn the_kernel_keeps_at_most_a_small_send_buffer_and_delays_nothing() {
-    let listeners = listen("127.0.0.1:0").await.unwrap();
-    let _client = connect(listeners[0].local_addr().unwrap()).await;
-    let (stream, _) = listeners[0].accept().await.unwrap();
-    assert!(stream.nodelay().unwrap());
-    let socket = TcpSocket::from_std_stream(stream.into_std().unwrap());
-    // Linux tells twice what was set, for its own bookkeeping.
-    assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_write_without_progress_for_60_s_ends_the_connection() {
+async fn a_client_that_read_while_the_server_was_stopped_is_not_stalled() {
     let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
-    let start = Instant::now();
     client.send_text("start").await;
-    connection.wait().await;
-    assert_elapsed(start, 64.0);
+    sleep(Duration::from_millis(4500)).await;
+    leap(70.0).await;
+    client.expect_notifications(1..=8).await;
+    assert!(!connection.is_over());
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +305,7 @@ async fn a_write_that_makes_progress_however_slowly_does_not_end_the_connection(
     let (client, mut connection) = pipe(64, 1.0);
     let mut client = client.upgraded().await;
     client.send_text("start").await;
-    // The fifth frame of 16 bytes waits from the fourth second on.
+    // The fifth frame waits from the fourth second on.
     sleep(Duration::from_secs(4)).await;
     for _ in 0..15 {
         sleep(Duration::from_secs(59)).await;
@@ -320,7 +314,7 @@ async fn a_write_that_makes_progress_however_slowly_does_not_end_the_connection(
     }
 }
 
-/// Notifications every millisecond, and word of when the client reads again after it has stopped.
+/// Notifications every millisecond. Notes when the client reads again.
 struct Slowed {
     notifications: Notifications,
     resumed: Arc<Notify>,
@@ -366,7 +360,7 @@ async fn a_client_that_reads_500_bytes_a_second_is_slow_and_not_stalled() {
     }
 }
 
-/// A client whose kernel takes little for it.
+/// A client for which the kernel buffers little.
 async fn connect_with_small_buffer(server: SocketAddr) -> RawClient<TcpStream> {
     let mut client = connect(server).await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -390,12 +384,12 @@ async fn a_silent_client_is_sent_a_ping_after_20_s_and_is_dropped_after_20_s_mor
         assert_elapsed(last, 20.0);
         client.expect_end().await;
         connection.wait().await;
-        assert_elapsed(last, 40.0 + LAST_READ);
+        assert_elapsed(last, 40.0 + GRACE);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silence_after_which_a_client_is_sent_a_ping_can_be_set() {
+async fn the_silence_before_a_ping_can_be_set() {
     for seconds in [1, 45, 86_400] {
         let config = Config {
             keepalive: Duration::from_secs(seconds),
@@ -408,11 +402,53 @@ async fn the_silence_after_which_a_client_is_sent_a_ping_can_be_set() {
         assert_elapsed(last, Duration::from_secs(seconds).as_secs_f64());
         client.expect_end().await;
         connection.wait().await;
-        assert_elapsed(
-            last,
-            Duration::from_secs(2 * seconds).as_secs_f64() + LAST_READ,
-        );
+        assert_elapsed(last, Duration::from_secs(2 * seconds).as_secs_f64() + GRACE);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_or_a_keepalive_of_any_length_overflows_nothing() {
+    let config = Config {
+        keepalive: Duration::MAX,
+        ..Config::default()
+    };
+    let source = || Notifications::every(Duration::MAX);
+    let (client, mut connection) = pipe_with(config, 20, source);
+    let mut client = client.upgraded().await;
+    client.send_text("start").await;
+    client.expect_text("Notification 1").await;
+    // Stops reading, and reads on.
+    client.send_frame(PING, "x".repeat(100)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.recv_frame().await.0, PONG);
+    let year = Duration::from_secs(365 * 24 * 60 * 60);
+    let more = timeout(year, client.stream.read_u8()).await;
+    assert!(more.is_err(), "neither a notification nor a ping is due");
+    assert!(!connection.is_over());
+}
+
+/// Counts up each second, without a pause at the start.
+fn counter() -> impl Stream<Item = Result<Notification, CloseFrame>> + Unpin {
+    Box::pin(stream::unfold(1, |number| async move {
+        if number > 1 {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let notification = Notification::new(&format!("Notification {number}"));
+        Some((Ok(notification), number + 1))
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_notifications_is_a_source_from_start_on() {
+    let (client, _connection) = pipe_from(4096, counter);
+    let mut client = client.into_client().await;
+    client.send("hm").await;
+    client.expect_text(WRONG_WORD).await;
+    sleep(Duration::from_secs(10)).await;
+    let start = Instant::now();
+    client.send("start").await;
+    client.expect_notifications(1..=5).await;
+    assert_elapsed(start, 4.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -443,7 +479,7 @@ async fn recv_ping_while_talking(client: &mut Client<DuplexStream>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_sent_to_a_client_puts_the_ping_off_that_it_is_sent_for_the_servers_silence() {
+async fn whatever_the_server_sends_postpones_the_ping_for_its_own_silence() {
     for asked in [
         Message::text("hm"),
         Message::text("start"),
@@ -467,8 +503,7 @@ async fn what_lies_in_a_clients_socket_counts_before_it_is_taken_for_dead() {
     for _ in 0..50 {
         assert_eq!(client.recv_frame().await.0, PING);
         sleep(Duration::from_millis(19_900)).await;
-        // As if the server had been stopped: its timer is due before it reads.
-        advance(Duration::from_millis(900)).await;
+        leap(0.9).await;
         client.send_frame(PONG, "").await;
         while client.recv_frame().await.0 != PING {}
         client.send_frame(PONG, "").await;
@@ -477,22 +512,22 @@ async fn what_lies_in_a_clients_socket_counts_before_it_is_taken_for_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_in_which_the_server_waits_for_a_client_to_read_is_no_silence() {
+async fn time_that_the_server_waits_for_a_client_to_read_is_no_silence() {
     let (client, mut connection) = pipe(20, 7.0);
     let mut client = client.upgraded().await;
     client.send_text("start").await;
     client.expect_notifications(1..=3).await;
     assert_eq!(client.recv_frame().await.0, PING);
     let pinged = Instant::now();
-    // The fifth notification does not fit beside the fourth: it waits from 8 s after the ping on, or from 2 ms later.
+    // The pipe has no room for the fifth notification, which waits from 8 s after the ping, or 2 ms later.
     sleep(Duration::from_secs(16)).await;
     client.stream.read_to_end(&mut vec![]).await.unwrap();
     connection.wait().await;
-    assert_elapsed(pinged, 27.998 + LAST_READ);
+    assert_elapsed(pinged, 27.998 + GRACE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_comes_from_a_client_puts_the_ping_off() {
+async fn whatever_comes_from_a_client_postpones_the_ping() {
     let (client, _connection) = pipe(4096, 15.0);
     let mut client = client.upgraded().await;
     client.send_text("start").await;
@@ -513,7 +548,7 @@ async fn a_client_that_never_says_start_may_stay_as_long_as_it_answers_pings() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(12 * 3600) {
         assert!(matches!(client.recv().await, Message::Ping(_)));
-        // The library answers when it is asked for the next message.
+        // The client answers when it is asked for the next message.
         sleep(Duration::from_secs(19)).await;
     }
 }

@@ -1,13 +1,13 @@
-//! The contract's "Stopping".
+//! The contract's "Stopping", and SIGHUP.
 
 use std::{io::ErrorKind, os::unix::process::ExitStatusExt, time::Duration};
 
 use crate::common::{
-    Client, HANDSHAKE, PING, PipeServer, Program, assert_elapsed, connect, fetch, frame, under,
-    upgraded, wspush,
+    Client, GRACE, HANDSHAKE, PING, PipeServer, Program, RawClient, assert_elapsed, connect, fetch,
+    frame, full_at, leap, logged, start_log, under, upgraded, wspush,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     join,
     net::TcpStream,
     task::yield_now,
@@ -34,7 +34,7 @@ async fn at_sigterm_or_sigint_every_client_gets_close_1001_and_the_exit_status_i
 #[tokio::test]
 async fn the_listeners_close_at_once() {
     let mut program = Program::listening(&[]).await;
-    // It does not close its side, and so keeps the server waiting.
+    // It does not close its side, so the server waits.
     let mut holding = upgraded(program.address).await;
     program.signal("TERM").await;
     holding.expect_close(1001, "TERM").await;
@@ -47,7 +47,7 @@ async fn the_listeners_close_at_once() {
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     assert!(
         program.child.try_wait().unwrap().is_none(),
-        "only at the end"
+        "the program has ended"
     );
     drop(holding);
     assert_eq!(program.end().await.0, Some(0));
@@ -58,14 +58,14 @@ async fn half_done_handshakes_are_dropped() {
     let program = Program::listening(&["--max-connections", "1"]).await;
     let mut half_done = connect(program.address).await;
     half_done.write("GET / HTTP/1.1\r\n").await;
-    // It is known once the next one is refused for it.
+    // It has been accepted once the next one is refused.
     assert_eq!(fetch(program.address, HANDSHAKE).await.status, 503);
     program.signal("TERM").await;
-    // With or without a reset, which depends on whether the server had read all.
+    // With or without a reset: the server may not have read all.
     assert!(half_done.stream.read_u8().await.is_err());
     let (status, _, log) = program.end().await;
     assert_eq!(status, Some(0));
-    // Not only when all that is left is cut.
+    // Dropped at once, not cut off at the end.
     assert!(log.contains("stopped cut_off=0"), "{log}");
 }
 
@@ -83,11 +83,7 @@ async fn a_handshake_that_is_read_only_after_the_stop_is_dropped_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_being_refused_is_dropped_too() {
-    let config = Config {
-        max_connections: 1,
-        ..Config::default()
-    };
-    let server = PipeServer::start(1.0, config);
+    let server = PipeServer::start(1.0, full_at(1));
     let mut client = server.connect(4096).upgraded().await;
     let mut refused = server.connect(4096);
     refused.write("GET / HTTP/1.1\r\n").await;
@@ -99,47 +95,64 @@ async fn a_connection_that_is_being_refused_is_dropped_too() {
     assert!(refused.stream.read_u8().await.is_err());
 }
 
+/// Makes the client one that has stopped reading, with so many pongs under way that the server can't read on.
+async fn stall(client: &mut RawClient<impl AsyncRead + AsyncWrite + Unpin>) {
+    let pings = frame(PING, [b'x'; 125]).repeat(1000);
+    let second = Duration::from_secs(1);
+    while timeout(second, client.stream.write_all(&pings))
+        .await
+        .is_ok()
+    {}
+}
+
 #[tokio::test(start_paused = true)]
-async fn what_has_not_ended_after_5_s_is_cut_and_the_others_are_not_waited_for_longer() {
+async fn a_client_that_has_not_left_after_5_s_is_cut_off() {
     let server = PipeServer::start(1.0, Config::default());
     let mut stalled = server.connect(200).upgraded().await;
     let mut client = server.connect(200).into_client().await;
-    // Pongs that nobody reads, until the server can't read on itself.
-    let pings = frame(PING, [b'x'; 125]).repeat(10);
-    let flood = timeout(Duration::from_secs(1), stalled.stream.write_all(&pings));
-    assert!(flood.await.is_err());
+    stall(&mut stalled).await;
     let stop = Instant::now();
     let closed = async {
         client.expect_close(1001, "stop").await;
         assert_elapsed(stop, 0.0);
     };
     join!(server.shutdown(), closed);
-    assert_elapsed(stop, 5.0);
+    assert_elapsed(stop, 5.0 + GRACE);
     stalled.stream.read_to_end(&mut vec![]).await.unwrap();
 }
 
 #[tokio::test]
-async fn with_a_client_that_is_cut_the_exit_status_is_0_too() {
+async fn with_a_client_that_is_cut_off_the_exit_status_is_0_too() {
     let program = Program::listening(&[]).await;
     let mut stalled = upgraded(program.address).await;
-    // Pongs that nobody reads, until the server can't read on itself.
-    let pings = frame(PING, [b'x'; 125]).repeat(1000);
-    let second = Duration::from_secs(1);
-    while timeout(second, stalled.stream.write_all(&pings))
-        .await
-        .is_ok()
-    {}
+    stall(&mut stalled).await;
     program.signal("TERM").await;
     let (status, _, log) = program.end().await;
     assert_eq!(status, Some(0));
     assert!(log.contains("stopped cut_off=1"), "{log}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_read_while_the_stopping_server_was_itself_stopped_is_not_cut_off() {
+    start_log();
+    let server = PipeServer::start(1.0, Config::default());
+    let mut stalled = server.connect(200).upgraded().await;
+    stall(&mut stalled).await;
+    let stopping = tokio::spawn(server.shutdown());
+    leap(60.0).await;
+    let mut rest = Vec::new();
+    stalled.stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(b"the server is stopping"), "{rest:?}");
+    drop(stalled);
+    stopping.await.unwrap();
+    assert!(logged().contains("stopped cut_off=0"), "{}", logged());
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_the_program_at_once_with_exit_status_1() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("INT", "TERM")] {
         let program = Program::listening(&[]).await;
-        // It does not close its side, and so keeps the server waiting.
+        // It does not close its side, so the server waits.
         let mut holding = upgraded(program.address).await;
         program.signal(first).await;
         holding.expect_close(1001, first).await;
