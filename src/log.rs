@@ -61,7 +61,7 @@ pub(crate) fn start() {
     thread::spawn(|| {
         loop {
             let chunk = QUEUE.first_chunk();
-            write_all(io::stderr(), &chunk);
+            write_all(io::stderr(), &chunk, thread::sleep);
             QUEUE.remove(chunk.len());
         }
     });
@@ -171,37 +171,49 @@ impl Write for &Queue {
     }
 }
 
-/// Like [`Write::write_all`], but retries until everything is written.
-fn write_all(mut stream: impl Write, mut bytes: &[u8]) {
+/// Like [`Write::write_all`], but retries after a pause until everything is written.
+fn write_all(mut stream: impl Write, mut bytes: &[u8], pause: impl Fn(Duration)) {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(written) if written > 0 => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL_DELAY),
-            Ok(_) | Err(_) => thread::sleep(RETRY_DELAY),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pause(FULL_DELAY),
+            Ok(_) | Err(_) => pause(RETRY_DELAY),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, iter::repeat_n};
+
+    use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
+    use tracing::subscriber::with_default;
+
     use super::*;
 
-    /// Takes one byte at a time, and each only at the second try.
-    #[derive(Default)]
-    struct Slow {
-        written: Vec<u8>,
-        tries: usize,
+    fn queue() -> Queue {
+        Queue {
+            state: Mutex::new(State {
+                bytes: VecDeque::new(),
+                lost: 0,
+            }),
+            changed: Condvar::new(),
+        }
     }
 
-    impl Write for &mut Slow {
+    /// Takes so many bytes, or fails.
+    struct Stream {
+        results: VecDeque<Result<usize, i32>>,
+        written: Vec<u8>,
+    }
+
+    impl Write for &mut Stream {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.tries += 1;
-            if self.tries % 2 == 1 {
-                return Err(ErrorKind::WouldBlock.into());
-            }
-            self.written.push(bytes[0]);
-            Ok(1)
+            let result = self.results.pop_front().unwrap();
+            let size = result.map_err(io::Error::from_raw_os_error)?;
+            self.written.extend(&bytes[..size]);
+            Ok(size)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -210,9 +222,96 @@ mod tests {
     }
 
     #[test]
-    fn a_non_blocking_pipe_gets_all_of_a_line() {
-        let mut slow = Slow::default();
-        write_all(&mut slow, b"line\n");
-        assert_eq!(slow.written, b"line\n");
+    fn what_could_not_be_written_is_tried_again_each_second_and_nothing_is_lost_or_cut() {
+        const FULL_PIPE: i32 = libc::EAGAIN;
+        let mut stream = Stream {
+            results: [
+                Err(libc::ENOSPC),
+                Err(libc::EINTR),
+                Ok(2),
+                Err(libc::ENOSPC),
+                Err(libc::EPIPE),
+                Ok(0),
+                Err(FULL_PIPE),
+                Ok(3),
+            ]
+            .into(),
+            written: Vec::new(),
+        };
+        let pauses = RefCell::new(Vec::new());
+        write_all(&mut stream, b"line\n", |pause| {
+            pauses.borrow_mut().push(pause);
+        });
+        assert_eq!(stream.written, b"line\n");
+        let [second, moment] = [RETRY_DELAY, FULL_DELAY];
+        assert_eq!(
+            pauses.into_inner(),
+            [second, second, second, second, moment]
+        );
+    }
+
+    /// What is written of a queue.
+    fn write_chunk(queue: &Queue) -> Vec<u8> {
+        let chunk = queue.first_chunk();
+        queue.remove(chunk.len());
+        chunk
+    }
+
+    fn is_empty(queue: &Queue) -> bool {
+        queue.lock().bytes.is_empty()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            rng_seed: RngSeed::Fixed(6455),
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_write_has_whole_lines_and_at_most_4096_bytes_unless_one_line_is_longer(
+            sizes in vec(prop_oneof![0..200_usize, 4000..4200_usize, 0..10_000_usize], 1..50),
+        ) {
+            let queue = queue();
+            let lines = sizes.into_iter().map(|size| repeat_n('x', size).collect::<String>() + "\n");
+            let lines: Vec<_> = lines.collect();
+            for line in &lines {
+                queue.push(line.as_bytes());
+            }
+            let mut written = Vec::new();
+            while !is_empty(&queue) {
+                let chunk = write_chunk(&queue);
+                let lines = chunk.split_inclusive(|byte| *byte == b'\n');
+                prop_assert!(chunk.ends_with(b"\n"));
+                prop_assert!(chunk.len() <= 4096 || lines.count() == 1);
+                written.extend(chunk);
+            }
+            prop_assert_eq!(written, lines.concat().into_bytes());
+        }
+    }
+
+    #[test]
+    fn only_what_overflows_1_mib_is_lost_and_the_log_says_how_many_lines_once_there_is_room() {
+        let queue: &Queue = Box::leak(Box::new(queue()));
+        let subscriber = fmt().with_writer(move || queue).with_ansi(false).finish();
+        // 256 lines are 1 MiB.
+        let lines = (0..300).map(|number| format!("{number:04095}\n"));
+        let lines: Vec<_> = lines.collect();
+        let mut written = Vec::new();
+        with_default(subscriber, || {
+            for line in &lines {
+                queue.push(line.as_bytes());
+            }
+            while !is_empty(queue) {
+                written.extend(write_chunk(queue));
+            }
+        });
+        let written = String::from_utf8(written).unwrap();
+        let (kept, rest) = written.split_at(1024 * 1024);
+        assert_eq!(kept, lines[..256].concat());
+        assert_eq!(rest.lines().count(), 1, "{rest}");
+        let warning =
+            "WARN wspush::log: log lines lost: they could not be written in time lines=44";
+        assert!(rest.trim_end().ends_with(warning), "{rest}");
     }
 }

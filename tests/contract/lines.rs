@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     common::{
-        CLOSE, Client, PING, PONG, Pipes, Program, RawClient, TEXT, assert_elapsed, connect,
-        outcome, pipe_client, under, wspush,
+        CLOSE, Client, PING, PONG, Pipes, Program, RawClient, TEXT, assert_elapsed,
+        close as close_frame, connect, outcome, pipe_client, under, wspush,
     },
     model::lines::{LINE_LIMIT, Producer, check_lines, input, lines, without_time},
 };
@@ -23,9 +23,10 @@ use tokio::{
     process::ChildStdin,
     runtime,
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep},
+    time::{Instant, advance, sleep},
 };
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 use wspush::{CloseCode, CloseFrame, Config, InputEnd, Lines};
 
 /// How many lines wait for a client that takes less.
@@ -47,8 +48,12 @@ struct Fixture {
 
 impl Fixture {
     fn start() -> Self {
+        Self::with_history(0)
+    }
+
+    fn with_history(history: u16) -> Self {
         let (producer, input) = input();
-        let (pipes, server, end) = serve(input);
+        let (pipes, server, end) = serve(input, history);
         Self {
             pipes,
             producer,
@@ -65,6 +70,15 @@ impl Fixture {
     async fn client(&self, size: usize) -> Client<DuplexStream> {
         let mut client = self.connect(size).into_client().await;
         start(&mut client).await;
+        client
+    }
+
+    /// A client that says `start`, and may be sent lines at once.
+    async fn joining_client(&self, size: usize) -> Client<DuplexStream> {
+        let mut client = self.connect(size).into_client().await;
+        client.send("start").await;
+        // Time passes once the server has nothing more to do.
+        sleep(Duration::from_millis(1)).await;
         client
     }
 
@@ -120,8 +134,11 @@ impl Drop for AbortOnDropHandle {
     }
 }
 
-fn serve(input: impl Read + Send + 'static) -> (Pipes, wspush::Server, JoinHandle<InputEnd>) {
-    let (lines, end) = Lines::read(input, 0).unwrap();
+fn serve(
+    input: impl Read + Send + 'static,
+    history: u16,
+) -> (Pipes, wspush::Server, JoinHandle<InputEnd>) {
+    let (lines, end) = Lines::read(input, history.into()).unwrap();
     let (pipes, listener) = Pipes::new();
     let new_source =
         move |_: &wspush::http::Request<()>, _: std::net::SocketAddr| Ok(lines.source());
@@ -189,14 +206,17 @@ async fn nothing_is_sent_at_start_nor_of_what_was_read_before() {
 
 #[tokio::test(start_paused = true)]
 async fn who_says_start_while_lines_are_queued_is_sent_none_that_were_read_before() {
-    let mut fixture = Fixture::start();
-    let _stalled = fixture.raw_client(NARROW).await;
-    // The last ones wait with the producer, for the client that has stalled.
-    let read = LIMIT + 60;
-    fixture.write_lines(0..read).await;
-    let mut late = fixture.client(WIDE).await;
-    fixture.write_lines(read..read + 10).await;
-    expect_lines(&mut late, read..read + 10).await;
+    for history in [0, 10, 1000] {
+        let mut fixture = Fixture::with_history(history);
+        let _stalled = fixture.raw_client(NARROW).await;
+        // The last ones wait with the producer, for the client that has stalled.
+        let read = LIMIT + 60;
+        fixture.write_lines(0..read).await;
+        let mut late = fixture.joining_client(WIDE).await;
+        fixture.write_lines(read..read + 10).await;
+        let first = read - u32::from(history);
+        expect_lines(&mut late, first..read + 10).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,24 +290,30 @@ fn numbered(numbers: impl IntoIterator<Item = u32>) -> String {
     lines.collect()
 }
 
-/// Reads on: the client gets the lines from `first` on without a gap, and then is closed.
-async fn assert_run_and_1013(client: &mut RawClient<DuplexStream>, first: u32, written: u32) {
+/// Reads on: the client gets the lines from `first` on without a gap, and then is closed. Returns how many.
+async fn assert_run_and_1013(
+    client: &mut RawClient<DuplexStream>,
+    first: u32,
+    written: u32,
+) -> u32 {
     let mut next = first;
     let close = loop {
         match client.recv_frame().await {
             (TEXT, line) => {
-                assert_eq!(line, next.to_string().into_bytes());
+                assert_eq!(str::from_utf8(&line).unwrap().parse(), Ok(next));
                 next += 1;
             }
             (PING, payload) => client.send_frame(PONG, payload).await,
             close => break close,
         }
     };
-    let reason = b"fell more than 4096 lines behind, some were lost";
-    let expected = [&1013_u16.to_be_bytes()[..], reason].concat();
-    assert_eq!(close, (CLOSE, expected));
+    assert_eq!(
+        close,
+        (CLOSE, close_frame(1013, "too far behind, lines were lost"))
+    );
     assert!(next + LIMIT < written, "{next} of {written}");
     client.expect_end().await;
+    next - first
 }
 
 #[tokio::test(start_paused = true)]
@@ -306,7 +332,7 @@ async fn one_that_falls_more_than_4096_lines_behind_is_closed_with_1013_and_lose
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_closed_with_1013_has_a_minute_to_answer_and_then_2_s_to_close() {
-    for (answers, seconds) in [(true, 2.0), (false, 62.0)] {
+    for (answers, seconds) in [(true, 2.05), (false, 62.1)] {
         let mut fixture = Fixture::start();
         let (stream, ended) = fixture.pipes.connect(NARROW);
         let mut stalled = raw_start(pipe_client(stream)).await;
@@ -342,6 +368,65 @@ async fn a_client_that_reads_gets_every_line_of_a_burst_though_another_has_stall
 }
 
 #[tokio::test(start_paused = true)]
+async fn three_that_read_get_every_line_of_a_burst_though_twelve_do_not_read() {
+    let mut fixture = Fixture::start();
+    let mut stalled = Vec::new();
+    for _ in 0..12 {
+        stalled.push(fixture.raw_client(NARROW).await);
+    }
+    let mut taking = Vec::new();
+    for size in [NARROW, 4096, WIDE] {
+        let mut client = fixture.client(size).await;
+        taking.push(tokio::spawn(async move {
+            expect_lines(&mut client, 0..40_000).await;
+        }));
+    }
+    let pace = pace();
+    fixture.write_pieces(0..40_000, usize::MAX).await;
+    drop(pace);
+    for client in taking {
+        client.await.unwrap();
+    }
+    for client in &mut stalled {
+        assert_run_and_1013(client, 0, 40_000).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_pauses_once_for_half_a_second_in_a_burst_loses_nothing() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut pausing = fixture.client(NARROW).await;
+    let taking = tokio::spawn(async move {
+        expect_lines(&mut pausing, 0..5000).await;
+        sleep(Duration::from_millis(500)).await;
+        expect_lines(&mut pausing, 5000..30_000).await;
+    });
+    let pace = pace();
+    fixture.write_pieces(0..30_000, usize::MAX).await;
+    drop(pace);
+    expect_lines(&mut healthy, 0..30_000).await;
+    taking.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_reads_is_not_closed_with_1013_because_the_server_was_stopped() {
+    let mut fixture = Fixture::start();
+    let mut client = fixture.client(NARROW).await;
+    let mut next = 0;
+    fixture.write_lines(0..LIMIT + 75).await;
+    for stop in [1300, 900, 1300, 61_000] {
+        // Timers fire first. Only then the server learns what the client has read.
+        advance(Duration::from_millis(stop)).await;
+        expect_lines(&mut client, next..next + 10).await;
+        next += 10;
+        // The server waits again.
+        sleep(Duration::from_millis(10)).await;
+    }
+    expect_lines(&mut client, next..LIMIT + 75).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_up_to_4096_lines_behind_gets_them_all_and_holds_nobody_up() {
     let mut fixture = Fixture::start();
     let mut healthy = fixture.client(WIDE).await;
@@ -356,61 +441,212 @@ async fn one_that_is_up_to_4096_lines_behind_gets_them_all_and_holds_nobody_up()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_producer_waits_1_s_for_who_is_behind_and_not_again_before_all_have_caught_up() {
+async fn up_to_16_mib_wait_for_one_where_4096_lines_are_more() {
     let mut fixture = Fixture::start();
     let mut healthy = fixture.client(WIDE).await;
-    let mut first = 0;
-    for _ in 0..3 {
-        let mut stalled = fixture.raw_client(NARROW).await;
-        fixture.write_lines(first..first + 30).await;
-        let mut less_behind = fixture.raw_client(NARROW).await;
-        let held_up = first + LIMIT + 50;
-        let start = Instant::now();
-        fixture.write_lines(first + 30..held_up).await;
-        expect_lines(&mut healthy, first..held_up).await;
-        assert_elapsed(start, 1.0);
-        let start = Instant::now();
-        fixture.write_lines(held_up..held_up + 1000).await;
-        expect_lines(&mut healthy, held_up..held_up + 1000).await;
-        assert_elapsed(start, 0.0);
-        assert_run_and_1013(&mut stalled, first, held_up + 1000).await;
-        assert_run_and_1013(&mut less_behind, first + 30, held_up + 1000).await;
-        first = held_up + 1000;
+    let mut stalled = fixture.raw_client(NARROW).await;
+    let line = |number: u32| format!("{number:065500}");
+    // 16 MiB, and the one that is queued besides.
+    for number in 0..257 {
+        fixture.write(line(number) + "\n").await;
+        healthy.expect_text(&line(number)).await;
+    }
+    let start = Instant::now();
+    fixture.write(line(257) + "\n").await;
+    healthy.expect_text(&line(257)).await;
+    assert_elapsed(start, 1.05);
+    assert_eq!(stalled.recv_text().await, line(0));
+    stalled.expect_close(1013, "the limit").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_one_that_does_not_read_no_more_than_64_lines_or_16_kib_are_queued_besides() {
+    for (length, queued) in [(4, 64), (1000, 17)] {
+        let mut fixture = Fixture::start();
+        let mut client = fixture.raw_client(NARROW).await;
+        let text = |number: u32| format!("{number:0length$}");
+        let lines: Vec<_> = (0..2000).map(|number| text(number) + "\n").collect();
+        fixture.write(lines.concat()).await;
+        // Once it reads on, all the others could be queued.
+        for number in 0..100 {
+            client.expect_text(&text(number)).await;
+        }
+        let written = 2000 + LIMIT;
+        let pace = pace();
+        for number in 2000..written {
+            fixture.producer.write(text(number) + "\n").await;
+        }
+        drop(pace);
+        let taken = assert_run_and_1013(&mut client, 100, written).await;
+        let in_pipe = NARROW / (length + 2);
+        assert!(taken as usize <= in_pipe + queued, "{taken}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_not_waited_for_in_vain_is_waited_for_though_others_were() {
+async fn the_producer_waits_for_one_at_the_limit_only_as_long_as_it_is_there() {
     let mut fixture = Fixture::start();
-    let mut client = fixture.client(NARROW).await;
-    let mut stalled = fixture.raw_client(NARROW).await;
-    fixture.write_lines(0..2000).await;
-    expect_lines(&mut client, 0..2000).await;
-    let mut less_behind = fixture.raw_client(NARROW).await;
-    let held_up = LIMIT + 50;
-    fixture.write_lines(2000..held_up).await;
-    expect_lines(&mut client, 2000..held_up).await;
-    // Now it pauses too, for less than a second.
-    let written = held_up + LIMIT + 50;
-    fixture.write_lines(held_up..written).await;
-    sleep(Duration::from_millis(900)).await;
-    expect_lines(&mut client, held_up..written).await;
-    assert_run_and_1013(&mut stalled, 0, written).await;
-    assert_run_and_1013(&mut less_behind, 2000, written).await;
+    let mut healthy = fixture.client(WIDE).await;
+    let mut at_limit = fixture.raw_client(NARROW).await;
+    fixture.write_lines(0..1096).await;
+    let _less_far_behind = fixture.raw_client(NARROW).await;
+    let written = LIMIT + 50;
+    let start = Instant::now();
+    fixture.write_lines(1096..written).await;
+    sleep(Duration::from_millis(250)).await;
+    for number in 0..50_u32 {
+        at_limit.expect_text(&number.to_string()).await;
+    }
+    expect_lines(&mut healthy, 0..written).await;
+    assert_elapsed(start, 0.25);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_producer_waits_no_longer_once_who_is_behind_reads_on() {
+async fn those_who_take_nothing_cost_1_s_and_then_a_tenth_of_the_time_however_many_come() {
     let mut fixture = Fixture::start();
     let mut healthy = fixture.client(WIDE).await;
-    let mut stalled = fixture.client(NARROW).await;
+    let mut first = 0;
+    for (pause, wait) in [(0, 1.05), (0, 0.105), (0, 0.0), (5, 0.51), (20, 1.05)] {
+        sleep(Duration::from_secs(pause)).await;
+        let mut stalled = fixture.raw_client(NARROW).await;
+        let written = first + LIMIT + 50;
+        let start = Instant::now();
+        fixture.write_lines(first..written).await;
+        expect_lines(&mut healthy, first..written).await;
+        assert!(start.elapsed().as_secs_f64() < wait + 0.003);
+        assert_run_and_1013(&mut stalled, first, written).await;
+        first = written;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_take_nothing_and_leave_cost_no_more() {
+    let mut fixture = Fixture::start();
+    let mut healthy = fixture.client(WIDE).await;
+    let mut first = 0;
+    for wait in [0.9, 0.24, 0.0, 0.0] {
+        let stalled = fixture.raw_client(NARROW).await;
+        let written = first + LIMIT + 50;
+        let start = Instant::now();
+        fixture.write_lines(first..written).await;
+        let leaves = async {
+            sleep(Duration::from_millis(900)).await;
+            drop(stalled);
+        };
+        let leaving = tokio::spawn(leaves);
+        expect_lines(&mut healthy, first..written).await;
+        assert!(start.elapsed().as_secs_f64() < wait + 0.003);
+        leaving.abort();
+        first = written;
+    }
+}
+
+/// Spends in vain what the server waits. Returns two clients that have got so many lines, of which the second has read on
+/// after a pause.
+async fn wait_in_vain(fixture: &mut Fixture) -> ([Client<DuplexStream>; 2], u32) {
+    let mut clients = [fixture.client(WIDE).await, fixture.client(NARROW).await];
+    let _stalled = fixture.raw_client(NARROW).await;
     let written = LIMIT + 50;
     fixture.write_lines(0..written).await;
-    sleep(Duration::from_millis(700)).await;
+    for client in clients.iter_mut().rev() {
+        expect_lines(client, 0..written).await;
+    }
+    (clients, written)
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_waiting_was_in_vain_one_that_has_read_on_after_a_pause_is_waited_for_for_0_2_s() {
+    for (pause, is_closed) in [(190, false), (300, true)] {
+        let mut fixture = Fixture::start();
+        let ([mut healthy, mut client], first) = wait_in_vain(&mut fixture).await;
+        let written = first + LIMIT + 50;
+        let start = Instant::now();
+        fixture.write_lines(first..written).await;
+        let pause = Duration::from_millis(pause);
+        let taking = tokio::spawn(async move {
+            sleep(pause).await;
+            let mut lines = first..written;
+            while let Message::Text(_) = client.recv().await
+                && lines.next() != Some(written - 1)
+            {}
+            lines.is_empty()
+        });
+        expect_lines(&mut healthy, first..written).await;
+        assert_elapsed(start, pause.as_secs_f64().min(0.25));
+        assert_eq!(taking.await.unwrap(), !is_closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_history_start_brings_the_last_lines_and_then_all_that_follow() {
+    let mut fixture = Fixture::with_history(10);
+    let mut written = 0;
+    let mut clients = Vec::new();
+    for (count, first) in [(0, 0), (7, 0), (3, 0), (1, 1), (489, 490), (8500, 8990)] {
+        fixture.write_lines(written..written + count).await;
+        written += count;
+        clients.push((first, fixture.joining_client(WIDE).await));
+    }
+    fixture.write_lines(written..written + 100).await;
+    for (first, client) in &mut clients {
+        expect_lines(client, *first..written + 100).await;
+    }
+    let (_, mut server) = fixture.end().await;
+    tokio::spawn(async move { server.drain().await });
+    for (_, client) in &mut clients {
+        client.expect_close(1000, "the end").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_is_kept_whether_anybody_is_there_or_not() {
+    let mut fixture = Fixture::with_history(10);
+    fixture.write_lines(0..20).await;
+    let mut first = fixture.joining_client(WIDE).await;
+    expect_lines(&mut first, 10..20).await;
+    fixture.write_lines(20..25).await;
+    expect_lines(&mut first, 20..25).await;
+    let mut second = fixture.joining_client(WIDE).await;
+    expect_lines(&mut second, 15..25).await;
+    drop((first, second));
+    fixture.write_lines(25..40).await;
+    let mut third = fixture.joining_client(WIDE).await;
+    expect_lines(&mut third, 30..40).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_is_what_fits_into_8_mib_though_more_is_kept_for_another() {
+    for stalls in [false, true] {
+        let mut fixture = Fixture::with_history(1000);
+        let client = fixture.raw_client(NARROW).await;
+        let _stalled = stalls.then_some(client);
+        for number in 0..250 {
+            fixture.write(format!("{number:065500}\n")).await;
+        }
+        let mut client = fixture.joining_client(WIDE).await;
+        for number in 250 - 128..250 {
+            client.expect_text(&format!("{number:065500}")).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_join_and_do_not_read_they_hold_up_nobody_more() {
+    let mut fixture = Fixture::with_history(1000);
+    let mut healthy = fixture.client(WIDE).await;
+    fixture.write_lines(0..1000).await;
+    expect_lines(&mut healthy, 0..1000).await;
+    let mut joined = Vec::new();
+    for _ in 0..300 {
+        joined.push(fixture.joining_client(NARROW).await);
+    }
+    let written = 1000 + LIMIT;
     let start = Instant::now();
-    expect_lines(&mut stalled, 0..written).await;
-    expect_lines(&mut healthy, 0..written).await;
-    assert_elapsed(start, 0.0);
+    for number in 1000..written {
+        fixture.write_lines([number]).await;
+        expect_lines(&mut healthy, [number]).await;
+    }
+    assert_elapsed(start, 1.05);
 }
 
 #[tokio::test(start_paused = true)]
@@ -455,7 +691,7 @@ async fn at_the_end_the_listeners_close_and_the_server_waits_at_most_5_s() {
     pipes.closed().await;
     assert_elapsed(start, 0.0);
     finished.await.unwrap();
-    assert_elapsed(start, 5.0);
+    assert_elapsed(start, 5.05);
 }
 
 /// Fails at first as any read may, and at last for good.
@@ -600,6 +836,15 @@ async fn the_log_says_how_many_lines_were_read_and_never_what_they_hold() {
     assert!(log.contains(end), "{log}");
 }
 
+/// The most memory that the program has had, in KiB.
+fn peak_memory(program: &Program) -> u32 {
+    let status = format!("/proc/{}/status", program.child.id().unwrap());
+    let status = std::fs::read_to_string(status).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    peak.parse().unwrap()
+}
+
 #[tokio::test]
 async fn memory_stays_bounded_however_long_a_line_is_and_however_many_come() {
     let (program, mut input) = program(&[]).await;
@@ -611,11 +856,31 @@ async fn memory_stays_bounded_however_long_a_line_is_and_however_many_come() {
     input.write_all(b"\nnext\n").await.unwrap();
     assert_eq!(client.recv_text().await.len(), LINE_LIMIT);
     client.expect_text("next").await;
-    let status = format!("/proc/{}/status", program.child.id().unwrap());
-    let status = std::fs::read_to_string(status).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.unwrap().trim().trim_end_matches(" kB");
-    assert!(peak.parse::<u32>().unwrap() < 50 * 1024, "{peak} kB");
+    let peak = peak_memory(&program);
+    assert!(peak < 50 * 1024, "{peak} KiB");
+}
+
+#[tokio::test]
+async fn memory_stays_bounded_though_long_lines_wait_for_one_that_does_not_read() {
+    let (program, mut input) = program(&["--history", "1000"]).await;
+    let _stalled = stalled(program.address).await;
+    let line = "x".repeat(LINE_LIMIT - 1) + "\n";
+    for _ in 0..1000 {
+        input.write_all(line.as_bytes()).await.unwrap();
+    }
+    let peak = peak_memory(&program);
+    assert!(peak < 50 * 1024, "{peak} KiB");
+}
+
+#[tokio::test]
+async fn the_log_says_once_that_the_history_did_not_fit() {
+    let (program, mut input) = program(&["--history", "1000"]).await;
+    let line = "x".repeat(LINE_LIMIT - 1) + "\n";
+    input.write_all(line.repeat(300).as_bytes()).await.unwrap();
+    drop(input);
+    let (_, _, log) = program.end().await;
+    let warning = "WARN the history is shorter: it would be over 8 MiB";
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
 }
 
 /// What a client of the property does.
@@ -666,12 +931,16 @@ struct Received {
 }
 
 impl Received {
-    fn spawn(manner: Manner, first: u32, client: Client<DuplexStream>) -> JoinHandle<Self> {
-        tokio::spawn(Self::take(manner, first, client))
-    }
-
     /// Takes what comes.
-    async fn take(manner: Manner, first: u32, mut client: Client<DuplexStream>) -> Self {
+    async fn take(
+        manner: Manner,
+        first: u32,
+        mut client: Client<DuplexStream>,
+        ended: CancellationToken,
+    ) -> Self {
+        if let Manner::Stalled = manner {
+            ended.cancelled().await;
+        }
         let mut received = Self {
             manner,
             first,
@@ -709,16 +978,17 @@ impl Received {
     }
 }
 
-async fn play(steps: Vec<Step>) {
-    let (mut fixture, pace) = (Fixture::start(), pace());
-    let mut written = 0;
-    let (mut taking, mut stalled) = (vec![], vec![]);
+async fn play(steps: Vec<Step>, history: u16) {
+    let (mut fixture, pace) = (Fixture::with_history(history), pace());
+    let (mut written, mut clients) = (0_u32, Vec::new());
+    let ended = CancellationToken::new();
     for step in steps {
         match step {
-            Step::Join(Manner::Stalled) => stalled.push((written, fixture.client(NARROW).await)),
             Step::Join(manner) => {
-                let client = fixture.client(NARROW).await;
-                taking.push(Received::spawn(manner, written, client));
+                let first = written.saturating_sub(history.into());
+                let client = fixture.joining_client(NARROW).await;
+                let take = Received::take(manner, first, client, ended.clone());
+                clients.push(tokio::spawn(take));
             }
             Step::Write(count, size) => {
                 fixture.write_pieces(written..written + count, size).await;
@@ -727,13 +997,11 @@ async fn play(steps: Vec<Step>) {
             Step::Pause(pause) => sleep(pause).await,
         }
     }
-    drop(fixture.producer);
-    drop((fixture.end.await, pace));
-    for (first, client) in stalled {
-        taking.push(Received::spawn(Manner::Stalled, first, client));
-    }
-    for received in taking {
-        received.await.unwrap().check(written);
+    let _server = fixture.end().await;
+    drop(pace);
+    ended.cancel();
+    for client in clients {
+        client.await.unwrap().check(written);
     }
 }
 
@@ -746,9 +1014,10 @@ proptest! {
     #[test]
     fn each_client_gets_a_run_of_the_lines_from_its_start_on_that_ends_with_all_or_with_1013(
         steps in prop::collection::vec(step(), 1..20),
+        history in prop_oneof![Just(0), 1..1000_u16],
     ) {
         let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.unwrap().block_on(play(steps));
+        runtime.unwrap().block_on(play(steps, history));
     }
 
     #[test]

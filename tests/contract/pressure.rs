@@ -3,9 +3,10 @@
 use std::{
     collections::HashSet,
     fs, io,
-    mem::replace,
+    mem::{replace, take},
     net::SocketAddr,
     num::NonZero,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::{self, ThreadId},
     time::Duration,
@@ -17,11 +18,11 @@ use crate::common::{
     upgraded, with_descriptors, wspush,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     join,
     net::unix::pipe,
     task::yield_now,
-    time::{Instant, sleep, timeout},
+    time::{Instant, advance, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
 use wspush::{CloseFrame, Config, Listener, Notification, Source, http::Request};
@@ -136,36 +137,81 @@ async fn when_the_server_was_stopped_for_a_while_what_lies_in_its_sockets_counts
     }
 }
 
+/// As if the server had been stopped: its timers fire before it looks at its sockets.
+async fn stop_for(seconds: f64) {
+    advance(Duration::from_secs_f64(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_server_was_stopped_a_head_that_came_meanwhile_is_not_late() {
+    let server = PipeServer::start(1.0, Config::default());
+    let mut client = server.connect(4096);
+    client.write(&HANDSHAKE[..20]).await;
+    sleep(Duration::from_secs(1)).await;
+    stop_for(10.2).await;
+    assert_eq!(client.request(&HANDSHAKE[20..]).await.status, 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_server_was_stopped_a_head_that_came_meanwhile_is_still_refused_with_503() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let server = PipeServer::start(1.0, config);
+    let _first = server.connect(4096).upgraded().await;
+    let mut second = server.connect(4096);
+    second.write(&HANDSHAKE[..20]).await;
+    sleep(Duration::from_secs(1)).await;
+    stop_for(2.2).await;
+    assert_eq!(second.request(&HANDSHAKE[20..]).await.status, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_server_was_stopped_a_client_that_reads_is_not_closed_as_stalled() {
+    let server = PipeServer::start(0.001, Config::default());
+    let mut client = server.connect(64).upgraded().await;
+    client.send_text("start").await;
+    sleep(Duration::from_secs(1)).await;
+    for number in 1..5 {
+        stop_for(61.0).await;
+        client.expect_notifications([number]).await;
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Clients that break the rules in many ways.
+async fn misbehave(address: SocketAddr) {
+    let mut stalled = upgraded(address).await;
+    stalled.send_text("start").await;
+    for _ in 0..20 {
+        for bad in [
+            b"\x81\x05start".to_vec(),
+            frame(CLOSE, "x"),
+            frame(TEXT, "\u{fffd}".repeat(2000)),
+            frame(PING, "x").repeat(100),
+            frame(BINARY & !FIN, "x"),
+        ] {
+            let mut client = upgraded(address).await;
+            client.send_text("start").await;
+            client.write(bad).await;
+            client.stream.set_zero_linger().unwrap();
+        }
+        let mut client = connect(address).await;
+        assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
+    }
+    stalled.expect_notifications(1..=20).await;
+}
+
 #[tokio::test]
 async fn one_client_misbehaves_and_no_other_sees_it() {
     let server = Server::start(0.005, Config::default()).await;
     let mut good = Client::connect(server.address).await;
-    let misbehaviour = async {
-        let mut stalled = upgraded(server.address).await;
-        stalled.send_text("start").await;
-        for _ in 0..20 {
-            for bad in [
-                b"\x81\x05start".to_vec(),
-                frame(CLOSE, "x"),
-                frame(TEXT, "\u{fffd}".repeat(2000)),
-                frame(PING, "x").repeat(100),
-                frame(BINARY & !FIN, "x"),
-            ] {
-                let mut client = upgraded(server.address).await;
-                client.send_text("start").await;
-                client.write(bad).await;
-                client.stream.set_zero_linger().unwrap();
-            }
-            let mut client = connect(server.address).await;
-            assert_eq!(client.request("nonsense\r\n\r\n").await.status, 400);
-        }
-        stalled.expect_notifications(1..=20).await;
-    };
     let notifications = async {
         good.send("start").await;
         good.expect_notifications(1..=200).await;
     };
-    join!(misbehaviour, notifications);
+    join!(misbehave(server.address), notifications);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,8 +243,10 @@ async fn no_client_can_write_a_line_of_the_log_at_any_level() {
     let program = Program::start(command).await;
     let forged = "\nforged \x1b[31m\u{9b}31m\u{2028}\r";
     let mut client = connect(program.address).await;
-    let origin = "Origin: http://localhost\r\nX: \u{9b}31m\u{2028}";
-    assert_eq!(client.request(handshake_with(origin)).await.status, 101);
+    let fields = ["X", "X-Forwarded-For", "Sec-WebSocket-Protocol"];
+    let fields = fields.map(|name| format!("{name}: \u{9b}31m\u{2028}"));
+    let request = handshake_with(&fields.join("\r\n"));
+    assert_eq!(client.request(request).await.status, 101);
     client.send_text(forged).await;
     client.recv_text().await;
     client.send_frame(PING, forged).await;
@@ -306,14 +354,14 @@ async fn a_log_that_is_read_loses_no_line_though_many_come_at_once() {
 }
 
 #[tokio::test]
-async fn the_page_leaves_no_line_at_info() {
+async fn the_page_and_the_answer_to_options_leave_no_line_at_info() {
     let program = Program::listening(&[]).await;
     let mut peers = Vec::new();
-    for method in ["GET", "HEAD"] {
+    for (method, status) in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204)] {
         let mut client = connect(program.address).await;
         peers.push(client.stream.local_addr().unwrap().to_string());
         let request = format!("{method} / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert_eq!(client.request(request).await.status, 200);
+        assert_eq!(client.request(request).await.status, status);
     }
     let (_, _, log) = program.stop().await;
     assert!(!peers.iter().any(|peer| log.contains(peer)), "{log}");
@@ -352,6 +400,50 @@ async fn log_lines_that_are_lost_are_counted_and_the_log_says_how_many() {
     assert_eq!(program.stop().await.0, Some(0));
 }
 
+/// Reads lines up to the one that ends with this text.
+async fn lines_until(log: &mut (impl AsyncBufRead + Unpin), end: &str) -> String {
+    let mut lines = String::new();
+    while !lines.trim_end().ends_with(end) {
+        let read = timeout(PATIENCE, log.read_line(&mut lines)).await;
+        assert_ne!(read.unwrap().unwrap(), 0, "no {end:?} in {lines}");
+    }
+    lines
+}
+
+/// A FIFO of this name.
+fn fifo(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_file(&path);
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    path
+}
+
+#[tokio::test]
+async fn a_fifo_whose_reader_restarts_gets_each_line_of_the_log() {
+    let path = fifo("log");
+    let read = || BufReader::new(pipe::OpenOptions::new().open_receiver(&path).unwrap());
+    let first_reader = read();
+    let mut command = wspush(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "wspush=debug");
+    command.stderr(fs::File::options().write(true).open(&path).unwrap());
+    let program = Program::start(command).await;
+    let mut client = upgraded(program.address).await;
+    drop(first_reader);
+    for number in 0..50 {
+        client.send_text(&format!("word {number}.")).await;
+        client.recv_text().await;
+    }
+    let lines = lines_until(&mut read(), "text=\"word 49.\"").await;
+    for number in 0..50 {
+        let text = format!("text=\"word {number}.\"");
+        assert_eq!(lines.matches(&text).count(), 1, "{lines}");
+    }
+    assert!(lines.lines().all(|line| line.starts_with("20")), "{lines}");
+    drop(client);
+    assert_eq!(program.stop().await.0, Some(0));
+}
+
 #[tokio::test]
 async fn a_health_check_is_not_logged_when_max_connections_is_reached_either() {
     let program = Program::listening(&["--max-connections", "1"]).await;
@@ -386,6 +478,36 @@ async fn a_connection_that_closes_before_it_has_sent_a_byte_is_not_logged() {
     let (_, _, log) = program.stop().await;
     assert!(log.contains(&peer), "{log}");
     assert!(!checks.iter().any(|check| log.contains(check)), "{log}");
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_times_out_before_it_has_sent_a_byte_is_not_logged() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _logged = tracing::subscriber::set_default(subscriber.finish());
+    for (said, lines) in [("", 0), ("G", 1)] {
+        let (mut client, mut end) = crate::common::pipe(4096, 1.0);
+        client.write(said).await;
+        end.wait().await;
+        let log = String::from_utf8(take(&mut *log.0.lock().unwrap())).unwrap();
+        assert_eq!(log.lines().count(), lines, "{log}");
+    }
 }
 
 #[tokio::test]

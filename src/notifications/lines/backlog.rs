@@ -38,6 +38,8 @@ pub(super) struct Backlog {
     paused: BTreeMap<u64, Paused>,
     /// Clients that are paused at a place before this one are given up.
     given_up: u64,
+    /// How often a client took a line that was furthest behind.
+    pub(super) taken: u64,
     pub(super) has_ended: bool,
 }
 
@@ -48,7 +50,7 @@ struct Line {
     start: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Paused {
     pub(super) clients: usize,
     /// Those that have resumed before.
@@ -78,13 +80,9 @@ impl Backlog {
         }
     }
 
-    /// Publishes a line, and gives up the paused clients that would be too far behind.
+    /// Publishes a line.
     pub(super) fn push(&mut self, line: Notification) {
         let size = line.size();
-        while let Some((place, _)) = self.at_limit(size) {
-            self.paused.remove(&place);
-            self.given_up = place + 1;
-        }
         self.lines.push_back(Line {
             notification: line,
             start: self.bytes,
@@ -92,6 +90,13 @@ impl Backlog {
         self.published += 1;
         self.bytes += size;
         self.readers_behind = self.readers;
+        self.free_taken();
+    }
+
+    /// Gives up the paused clients at a place.
+    pub(super) fn give_up(&mut self, place: u64) {
+        self.paused.remove(&place);
+        self.given_up = place + 1;
         self.free_taken();
     }
 
@@ -146,6 +151,8 @@ impl Backlog {
     /// Moves a client from one place to another. It has none before it joins, and after it has left.
     pub(super) fn step(&mut self, from: Option<Place>, to: Option<Place>) {
         if let Some(place) = from {
+            let is_furthest = self.paused.keys().next() == Some(&place.next);
+            self.taken += u64::from(place.is_paused && is_furthest && to.is_some());
             self.leave(place);
         }
         if let Some(place) = to {
@@ -299,7 +306,8 @@ mod tests {
             take(backlog, &mut ahead, 1);
             set_paused(backlog, &mut ahead, true);
             set_paused(backlog, &mut behind, true);
-            assert!(backlog.at_limit(line.size()).is_some());
+            let (place, _) = backlog.at_limit(line.size()).unwrap();
+            backlog.give_up(place);
             backlog.push(line.clone());
             assert_eq!(backlog.lines.len(), limit);
             assert!(backlog.get(behind).is_err());
