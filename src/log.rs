@@ -33,7 +33,7 @@ const FULL_DELAY: Duration = Duration::from_millis(10);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// How long the program waits at its end for lines that are not written yet.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static QUEUE: Queue = Queue {
     state: Mutex::new(State {
