@@ -136,8 +136,8 @@ pub(crate) fn parse_host(value: &[u8]) -> Option<Authority> {
     (is_port && !host.host().is_empty()).then_some(host)
 }
 
-/// Whether the text has only characters that hosts and origins need. They mean nothing to a shell, so that the options named
-/// in an answer can be copied.
+/// Whether the text has only characters that hosts and origins need. None of them starts a command in a shell, so that the
+/// options named in an answer can be copied.
 fn is_plain(text: &str) -> bool {
     text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"+-._:/[]".contains(&b))

@@ -113,7 +113,7 @@ fn require_access(request: &Request, config: &Config) -> Result<(), Refusal> {
 
 fn remedy(options: Result<String, &str>) -> String {
     match options {
-        Ok(options) => format!("To allow it, start wspush with {options}."),
+        Ok(options) => format!("Start wspush with {options} to allow it."),
         Err(expected) => format!("It can't be allowed: {expected}."),
     }
 }

@@ -210,7 +210,7 @@ async fn the_options_that_a_refusal_advises_let_the_client_in() {
         let options = ["--allow-host", "a"];
         let refusal = answer_of(&options, fields).await;
         let status = if fields.contains("Origin") { 403 } else { 421 };
-        let advice = format!("To allow it, start wspush with {advised}.\n");
+        let advice = format!("Start wspush with {advised} to allow it.\n");
         assert_refused(&refusal, status, &advice);
         let options: Vec<_> = options.into_iter().chain(advised.split(' ')).collect();
         let answer = answer_of(&options, fields).await;
@@ -239,7 +239,7 @@ async fn a_refusal_says_why_no_option_would_let_the_client_in() {
         let request = HANDSHAKE.replace("localhost", host);
         let answer = fetch(server.address, request).await;
         assert_refused(&answer, 421, "can't be allowed: expected a host name");
-        assert!(!answer.body.contains("start wspush with"), "{answer:?}");
+        assert!(!answer.body.contains("Start wspush with"), "{answer:?}");
     }
 }
 

@@ -59,7 +59,7 @@ async fn what_a_client_sends_is_logged_up_to_100_characters() {
 #[rustfmt::skip]
 const REFUSED: [(&str, &str, &str, &str); 7] = [
     ("Host:", "Origin: http://a\r\nOrigin: \"\r\nHost:", "The Origin is not allowed. It", "origin=\"http://a, \\\"\""),
-    ("localhost", "a.example", "The Host is not allowed. To", "host=\"a.example\""),
+    ("localhost", "a.example", "The Host is not allowed. Start", "host=\"a.example\""),
     ("ZQ==", "Z", "The Sec-WebSocket-Key is not 16 bytes in base64.", "key=\"YSBzYW1wbGUgMTYgYnl0Z\""),
     ("Version: 13", "Version: 8", "The Sec-WebSocket-Version is not 13.", "version=\"8\""),
     ("Version: 13", "X: y", "The request has no Sec-WebSocket-Version.", ""),
