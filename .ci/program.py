@@ -17,7 +17,7 @@ import time
 
 import sandbox
 from sandbox import Server, check, settle, until
-from watcher import SLACK, TEXT, Watched, upgraded
+from watcher import SLACK, START, TEXT, Watched, upgraded
 
 LOUD = {"env": {"RUST_LOG": "wspush=debug"}}
 URL = r"ws://127\.0\.0\.1:(\d+)/\n"
@@ -64,6 +64,22 @@ def accepts(port):
     with contextlib.suppress(OSError):
         socket.create_connection(("127.0.0.1", port)).close()
         return True
+
+
+def without_arguments():
+    process = subprocess.Popen([sandbox.binary()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = process.stdout.readline()
+    check("without arguments it listens on localhost:8080", url == "ws://127.0.0.1:8080/\n", url)
+    client = upgraded(8080)
+    client.sendall(START)
+    with client, client.makefile("rb") as stream:
+        first, begin = stream.read(16), time.monotonic()
+        second, seconds = stream.read(16), time.monotonic() - begin
+    expected = [b"\x81\x0eNotification %d" % number for number in (1, 2)]
+    check("without arguments it pushes numbered notifications", [first, second] == expected, (first, second))
+    check(f"without arguments the second one comes {seconds:.2f} s after the first", 1.9 < seconds < 4)
+    process.terminate()
+    process.wait(10)
 
 
 def fill_the_log(server, clients=10, length=4000):
@@ -176,6 +192,7 @@ def the_name_server_does_not_answer():
 
 def main():
     sandbox.enter(["iproute2"], time_limit=120)
+    without_arguments()
     standard_streams_are_full()
     nobody_reads_the_log()
     the_log_is_read_slowly()
